@@ -1,0 +1,174 @@
+"""The replay of world-model training: a ring of lock-step rows on disk, sampled as sequences.
+
+Row r is one step of all n envs, so a sequence of env e is the same column of consecutive rows, across episode
+boundaries. Every step has an absolute id = r * n + e, where r counts rows since the run began; it lives in cell
+id % (rows * n). Semantics follow danijar/dreamerv3, embodied/core/replay.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torchmem.training.replay_size import (
+    ReplayConfig,
+    Schema,
+    auto_capacity,
+    bytes_per_step,
+    estimate,
+    free_bytes,
+    readable,
+)
+from torchmem.training.replay_store import Store, check_schema
+
+__all__ = ["Replay", "ReplayConfig", "Schema", "auto_capacity", "bytes_per_step", "estimate", "free_bytes", "readable"]
+
+log = logging.getLogger("torchmem")
+
+
+class Replay:
+    """A ring of steps from n lock-step envs. One thread uses it; one directory belongs to one process.
+
+    schema: key -> (shape, dtype name) of one step of one env, "is_first" and "is_last" among them.
+    capacity: steps over all envs. length: steps per sampled sequence, context included (T + context).
+    latents: the keys that `write_back` may overwrite.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        n: int,
+        capacity: int,
+        length: int,
+        directory: str | Path,
+        seed: int,
+        *,
+        context: int = 1,
+        online: bool = True,
+        latents: Sequence[str] = ("deter", "stoch"),
+        pin: bool = False,
+    ) -> None:
+        check_schema(schema, latents)
+        self.schema = {key: (tuple(shape), str(dtype)) for key, (shape, dtype) in schema.items()}
+        self.n, self.length, self.context, self.online, self.pin = n, length, context, online, pin
+        self.latents = tuple(latents)
+        self.rows = capacity // n
+        if self.rows < length:
+            raise ValueError(
+                f"replay capacity {capacity} is {self.rows} steps for each of {n} envs, "
+                f"less than one sequence of {length}; set it to {n * length} or more"
+            )
+        self.directory = Path(directory)
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self._head = 0  # rows ever added
+        self._served = 0  # pieces taken from the online queue, see _fresh
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._store = Store.create(self.directory / "data", self.schema, self.rows, n)
+
+    # -- collecting ---------------------------------------------------------------------------------------------------
+
+    def add(self, step: Mapping[str, np.ndarray | torch.Tensor]) -> None:
+        """Append one lock-step: each key (n, *shape). Raises ValueError naming a key that is missing or unknown."""
+        if step.keys() != self.schema.keys():
+            missing, unknown = self.schema.keys() - step.keys(), step.keys() - self.schema.keys()
+            raise ValueError(f"replay step lacks {sorted(missing)} and has unknown {sorted(unknown)}")
+        content = {key: self._store.encode(key, value, (self.n,)) for key, value in step.items()}
+        start = self._head % self.rows * self.n
+        for key, value in content.items():
+            self._store.scatter(key, slice(start, start + self.n), value)
+        self._head += 1
+
+    def mark_truncated(self, env: int) -> None:
+        """Close the open episode of `env` at its newest stored step (is_last), for an env that starts anew."""
+        if not 0 <= env < self.n:
+            raise IndexError(f"env {env} of a replay with {self.n} envs")
+        if self._head == 0:
+            return
+        cell = np.array([(self._head - 1) % self.rows * self.n + env])
+        self._store.scatter("is_last", cell, np.ones((1, 1), np.uint8))
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    @property
+    def oldest(self) -> int:
+        """The first row still held."""
+        return max(0, self._head - self.rows)
+
+    @property
+    def steps(self) -> int:
+        """Steps held now, over all envs."""
+        return (self._head - self.oldest) * self.n
+
+    def __len__(self) -> int:
+        """Sampleable sequences: start steps with `length` steps from there on."""
+        return max(0, self._head - self.oldest - self.length + 1) * self.n
+
+    def ready(self, batch: int) -> bool:
+        """Whether training may start: as many sequences as one batch has steps (batch * (length - context)).
+
+        Raises ValueError where this replay is too small ever to get there.
+        """
+        need = batch * (self.length - self.context)
+        most = (self.rows - self.length + 1) * self.n
+        if need > most:
+            raise ValueError(
+                f"training starts at {need} sequences, but a replay of {self.rows * self.n} steps holds at most {most}; "
+                f"set replay.capacity to {(-(-need // self.n) + self.length - 1) * self.n} or more"
+            )
+        return len(self) >= need
+
+    def sample(self, batch: int) -> dict[str, torch.Tensor]:
+        """`batch` sequences: each key (B, L, *shape), and `index` (B, L) int64, the absolute ids of the steps.
+
+        Fresh pieces first, the rest uniform over all starts. is_first[:, 0] is True; is_last also holds in front of
+        every is_first, for an episode that was cut. Host memory (pinned if `pin`); no device is touched.
+        Raises RuntimeError while nothing can be sampled.
+        """
+        if len(self) == 0:
+            raise RuntimeError(f"the replay holds {self.steps} steps, less than {self.length} for each of {self.n} envs")
+        fresh = self._fresh(batch)
+        # Ids of valid starts are one range, so a uniform draw is one integer each, whatever the size.
+        drawn = self.oldest * self.n + self._rng.integers(0, len(self), batch - len(fresh))
+        index = np.concatenate([fresh, drawn])[:, None] + self.n * np.arange(self.length)
+        cells = index % self._store.cells
+        data = {key: self._store.gather(key, cells, self.pin) for key in self.schema}
+        data["is_last"][:, :-1] |= data["is_first"][:, 1:]
+        data["is_first"][:, 0] = True
+        data["index"] = torch.from_numpy(index)
+        return data
+
+    def _fresh(self, batch: int) -> np.ndarray:
+        """Start ids from the online queue, at most `batch`.
+
+        The queue needs no list: streams run in lock-step, so piece k of the run covers rows [k L, (k + 1) L) and is
+        served for env 0, 1, ...; one counter says how far. Pieces that the ring has overwritten are dropped.
+        """
+        if not self.online:
+            return np.empty(0, np.int64)
+        self._served = max(self._served, -(-self.oldest // self.length) * self.n)
+        ready = self._head // self.length * self.n
+        items = np.arange(self._served, min(ready, self._served + batch))
+        self._served += len(items)
+        return items // self.n * self.length * self.n + items % self.n
+
+    def write_back(self, index: torch.Tensor | np.ndarray, latents: Mapping[str, torch.Tensor | np.ndarray]) -> None:
+        """Overwrite stored latents by fresher ones; steps that the ring has overwritten since are skipped.
+
+        index: (B, T) int64, as sampled. latents: exactly the keys `self.latents`, each (B, T, *shape). A step named
+        twice keeps its last value. Hand it CPU tensors: a CUDA tensor is fetched, which waits for the device.
+        """
+        if latents.keys() != set(self.latents):
+            raise ValueError(f"write-back of {sorted(latents)}, the replay's latents are {sorted(self.latents)}")
+        index = np.asarray(index)
+        content = {key: self._store.encode(key, value, index.shape) for key, value in latents.items()}
+        flat = index.reshape(-1)
+        if flat.size and not 0 <= flat.min() <= flat.max() < self._head * self.n:
+            raise IndexError(f"write-back to ids {flat.min()}..{flat.max()}, this replay made 0..{self._head * self.n - 1}")
+        held = flat >= self.oldest * self.n
+        cells = flat[held] % self._store.cells
+        for key, value in content.items():
+            self._store.scatter(key, cells, value[held])
