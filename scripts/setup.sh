@@ -79,7 +79,7 @@ system_packages() {
 # --- torch -------------------------------------------------------------------------------------------------------
 nvidia_driver() { [ -e /proc/driver/nvidia/version ] || { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }; }
 
-pip() { "$VENV/bin/python" -m pip --quiet --disable-pip-version-check --no-input "$@"; }
+pip() { "$VENV/bin/python" -m pip -qq --disable-pip-version-check --no-input "$@"; }
 
 cpu_torch() { # the exact local version, which no GPU build can satisfy
   local build="torch==$TORCH_PIN"
