@@ -10,22 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from torchmem.training.replay_size import (
-    ReplayConfig,
-    Schema,
-    auto_capacity,
-    bytes_per_step,
-    estimate,
-    free_bytes,
-    readable,
-)
+from torchmem.training.replay_home import Home
+from torchmem.training.replay_size import Schema, auto_capacity, bytes_per_step, estimate, free_bytes, readable
 from torchmem.training.replay_store import Store, check_schema
+from torchmem.training.replay_undo import LATENTS, REST, Undo
 
-__all__ = ["Replay", "ReplayConfig", "Schema", "auto_capacity", "bytes_per_step", "estimate", "free_bytes", "readable"]
+__all__ = ["Replay", "Schema", "auto_capacity", "bytes_per_step", "estimate", "free_bytes", "readable"]
 
 log = logging.getLogger("torchmem")
 
@@ -35,7 +30,11 @@ class Replay:
 
     schema: key -> (shape, dtype name) of one step of one env, "is_first" and "is_last" among them.
     capacity: steps over all envs. length: steps per sampled sequence, context included (T + context).
-    latents: the keys that `write_back` may overwrite.
+    latents: the keys that `write_back` may overwrite. pin: sample into pinned host memory.
+    owner: id of the run; lets a run that died before its first committed snapshot start over in its own directory.
+
+    Raises FileExistsError where `directory` belongs to another run or holds other files, RuntimeError where another
+    process uses it, OSError with numbers where the disk is too small, ValueError for an impossible schema or size.
     """
 
     def __init__(
@@ -46,28 +45,47 @@ class Replay:
         length: int,
         directory: str | Path,
         seed: int,
-        *,
-        context: int = 1,
         online: bool = True,
         latents: Sequence[str] = ("deter", "stoch"),
+        *,
+        owner: str = "",
         pin: bool = False,
     ) -> None:
         check_schema(schema, latents)
-        self.schema = {key: (tuple(shape), str(dtype)) for key, (shape, dtype) in schema.items()}
-        self.n, self.length, self.context, self.online, self.pin = n, length, context, online, pin
-        self.latents = tuple(latents)
-        self.rows = capacity // n
-        if self.rows < length:
+        rows = capacity // n
+        if rows < length:
             raise ValueError(
-                f"replay capacity {capacity} is {self.rows} steps for each of {n} envs, "
+                f"replay capacity {capacity} is {rows} steps for each of {n} envs, "
                 f"less than one sequence of {length}; set it to {n * length} or more"
             )
-        self.directory = Path(directory)
-        self._rng = np.random.Generator(np.random.PCG64(seed))
+        facts = {
+            "schema": {key: [list(shape), str(dtype)] for key, (shape, dtype) in schema.items()},
+            "n": n,
+            "rows": rows,
+            "length": length,
+            "online": online,
+            "latents": list(latents),
+        }
+        home = Home.claim(Path(directory), owner, facts)
+        try:
+            store = Store.create(home.data, schema, rows, n)
+        except BaseException:
+            home.abandon()
+            raise
+        log.info("replay: %d steps, %s in %s", rows * n, readable(estimate(schema, rows * n)), home.directory)
+        self._open(home, store, np.random.Generator(np.random.PCG64(seed)), pin)
+
+    def _open(self, home: Home, store: Store, rng: np.random.Generator, pin: bool) -> None:
+        facts = home.manifest
+        self.schema: Schema = {key: (tuple(shape), dtype) for key, (shape, dtype) in facts["schema"].items()}
+        self.n, self.rows, self.length, self.online = facts["n"], facts["rows"], facts["length"], facts["online"]
+        self.latents = tuple(facts["latents"])
+        self.directory, self.pin = home.directory, pin
+        self._home, self._store, self._rng = home, store, rng
+        rest = [key for key in self.schema if key not in self.latents]
+        self._undo = Undo(home.journal, store, (self.latents, rest))
         self._head = 0  # rows ever added
         self._served = 0  # pieces taken from the online queue, see _fresh
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._store = Store.create(self.directory / "data", self.schema, self.rows, n)
 
     # -- collecting ---------------------------------------------------------------------------------------------------
 
@@ -78,17 +96,24 @@ class Replay:
             raise ValueError(f"replay step lacks {sorted(missing)} and has unknown {sorted(unknown)}")
         content = {key: self._store.encode(key, value, (self.n,)) for key, value in step.items()}
         start = self._head % self.rows * self.n
+        cells = np.arange(start, start + self.n)
+        self._undo.protect(LATENTS, cells)
+        self._undo.protect(REST, cells)
         for key, value in content.items():
             self._store.scatter(key, slice(start, start + self.n), value)
         self._head += 1
 
     def mark_truncated(self, env: int) -> None:
-        """Close the open episode of `env` at its newest stored step (is_last), for an env that starts anew."""
+        """Close the open episode of `env` at its newest stored step (is_last), for an env that starts anew.
+
+        Nothing happens in an empty replay. Raises IndexError for an env that is not there.
+        """
         if not 0 <= env < self.n:
             raise IndexError(f"env {env} of a replay with {self.n} envs")
         if self._head == 0:
             return
         cell = np.array([(self._head - 1) % self.rows * self.n + env])
+        self._undo.protect(REST, cell)
         self._store.scatter("is_last", cell, np.ones((1, 1), np.uint8))
 
     # -- sampling -----------------------------------------------------------------------------------------------------
@@ -107,19 +132,18 @@ class Replay:
         """Sampleable sequences: start steps with `length` steps from there on."""
         return max(0, self._head - self.oldest - self.length + 1) * self.n
 
-    def ready(self, batch: int) -> bool:
-        """Whether training may start: as many sequences as one batch has steps (batch * (length - context)).
+    def ready(self, items: int) -> bool:
+        """Whether at least `items` sequences can be sampled (DreamerV3 trains from batch * T items on).
 
         Raises ValueError where this replay is too small ever to get there.
         """
-        need = batch * (self.length - self.context)
         most = (self.rows - self.length + 1) * self.n
-        if need > most:
+        if items > most:
             raise ValueError(
-                f"training starts at {need} sequences, but a replay of {self.rows * self.n} steps holds at most {most}; "
-                f"set replay.capacity to {(-(-need // self.n) + self.length - 1) * self.n} or more"
+                f"training waits for {items} sequences, but a replay of {self.rows * self.n} steps holds at most "
+                f"{most}; set replay.capacity to {(-(-items // self.n) + self.length - 1) * self.n} or more"
             )
-        return len(self) >= need
+        return len(self) >= items
 
     def sample(self, batch: int) -> dict[str, torch.Tensor]:
         """`batch` sequences: each key (B, L, *shape), and `index` (B, L) int64, the absolute ids of the steps.
@@ -129,7 +153,9 @@ class Replay:
         Raises RuntimeError while nothing can be sampled.
         """
         if len(self) == 0:
-            raise RuntimeError(f"the replay holds {self.steps} steps, less than {self.length} for each of {self.n} envs")
+            raise RuntimeError(
+                f"the replay holds {self.steps} steps, less than a sequence of {self.length} for each of {self.n} envs"
+            )
         fresh = self._fresh(batch)
         # Ids of valid starts are one range, so a uniform draw is one integer each, whatever the size.
         drawn = self.oldest * self.n + self._rng.integers(0, len(self), batch - len(fresh))
@@ -167,8 +193,69 @@ class Replay:
         content = {key: self._store.encode(key, value, index.shape) for key, value in latents.items()}
         flat = index.reshape(-1)
         if flat.size and not 0 <= flat.min() <= flat.max() < self._head * self.n:
-            raise IndexError(f"write-back to ids {flat.min()}..{flat.max()}, this replay made 0..{self._head * self.n - 1}")
+            made = f"0..{self._head * self.n - 1}"
+            raise IndexError(f"write-back to ids {flat.min()}..{flat.max()}, but this replay holds ids of {made} only")
         held = flat >= self.oldest * self.n
         cells = flat[held] % self._store.cells
+        self._undo.protect(LATENTS, cells)
         for key, value in content.items():
             self._store.scatter(key, cells, value[held])
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """JSON-able state to come back to. Copies no rows: from here on, what is overwritten is written down first.
+
+        Keep the returned state with the run's other state, make that the newest snapshot, then call `commit`. Until
+        then the snapshot before this one can be restored too.
+        """
+        self._store.sync()
+        self._undo.sync()
+        state = {
+            "replay": self._home.manifest["token"],
+            "head": self._head,
+            "served": self._served,
+            "rng": self._rng.bit_generator.state,
+        }
+        token = self._undo.begin(self.steps)
+        return {**state, "epoch": self._undo.epoch, "journal": token}
+
+    def commit(self) -> None:
+        """The newest snapshot is safely kept: drop what only older ones need."""
+        if self._undo.epoch == 0:
+            raise RuntimeError("commit without a snapshot")
+        self._home.mark_committed()
+        self._undo.forget()
+
+    @classmethod
+    def restore(cls, directory: str | Path, state: Mapping[str, Any], *, pin: bool = False) -> Replay:
+        """The replay in `directory` as it was when `snapshot` returned `state`.
+
+        Sampling then gives what it gave after that snapshot. May be killed and called again. Raises FileNotFoundError
+        or ValueError where the directory holds another replay, or one that has moved on past this snapshot.
+        """
+        home = Home.enter(Path(directory), state["replay"])
+        try:
+            facts = home.manifest
+            schema = {key: (tuple(shape), dtype) for key, (shape, dtype) in facts["schema"].items()}
+            store = Store(home.data, schema, facts["rows"], facts["n"])
+            self = cls.__new__(cls)
+            self._open(home, store, np.random.Generator(np.random.PCG64()), pin)
+            self._head, self._served = state["head"], state["served"]
+            self._rng.bit_generator.state = state["rng"]
+            self._undo.rewind(state["epoch"], state["journal"], self.steps)
+        except BaseException:
+            home.close()
+            raise
+        home.mark_committed()
+        return self
+
+    @property
+    def journal_bytes(self) -> int:
+        """Disk taken by the undo journals; a new committed snapshot sets it back."""
+        return self._undo.bytes
+
+    def close(self) -> None:
+        """Give the directory free for another process."""
+        self._undo.close()
+        self._home.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 from collections.abc import Mapping
@@ -13,16 +12,6 @@ import torch
 Schema = Mapping[str, tuple[tuple[int, ...], str]]  # key -> (shape without batch or time, dtype name)
 
 PAPER_CAPACITY = 5_000_000  # DreamerV3's default number of replay items: "auto" never takes more
-
-
-@dataclasses.dataclass
-class ReplayConfig:
-    """What a run may choose about its replay; the sequence length is the trainer's."""
-
-    capacity: int | str = "auto"  # steps kept over all envs; "auto" is the largest that fits half the free disk
-    directory: str | None = None  # where the rows live; None means <logdir>/replay
-    online: bool = True  # serve every fresh piece of each stream once before drawing at random
-    context: int = 1  # steps in front of a sequence, whose stored latents give the start carry
 
 
 def torch_dtype(name: str) -> torch.dtype:

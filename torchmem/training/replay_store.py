@@ -47,7 +47,7 @@ class Store:
         if need > free:
             raise OSError(
                 f"a replay of {rows * n} steps needs {readable(need)} in {folder}, where {readable(free)} are free; "
-                f"set replay.capacity to {int(free / 2 / max(1, need) * rows * n)} or less, or replay.directory elsewhere"
+                f"set replay.capacity to {int(free / 2 / need * rows * n)} or less, or replay.directory to another disk"
             )
         tensors = TensorDict({}, batch_size=[rows, n]).memmap_(str(folder))
         for key, (shape, dtype) in schema.items():
