@@ -1,0 +1,162 @@
+"""The DreamerV3 agent: act, learn, imagine (Hafner et al., Nature 2025; danijar/dreamerv3 @ e3f0224, agent.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchmem.models.behaviour import Behaviour
+from torchmem.models.dreamer.config import DreamerConfig
+from torchmem.models.dreamer.rssm import State, feature
+from torchmem.models.dreamer.world_model import WorldModel
+from torchmem.models.dists import gumbel
+from torchmem.models.layers import cast_once
+from torchmem.models.noise import Noise, action_noise
+from torchmem.models.protocol import LossOut
+from torchmem.types import EnvSpec
+
+
+class DreamerCarry(NamedTuple):
+    """What the agent remembers while acting: the latent state and its last action."""
+
+    deter: Tensor  # (B, D)
+    stoch: Tensor  # (B, S, K)
+    action: Tensor  # (B, A) action vector taken after the last observation
+
+
+class Imagined(NamedTuple):
+    """Trajectories from N starts: index 0 is the start itself, H more follow."""
+
+    feat: Tensor  # (N, H + 1, F)
+    action: dict[str, Tensor]  # (N, H + 1, ...)
+
+
+class DreamerAgent(WorldModel):
+    """World model plus behaviour. All methods are pure: carry in, carry out, noise given; `commit` alone changes state."""
+
+    def __init__(self, spec: EnvSpec, config: DreamerConfig) -> None:
+        super().__init__(spec, config)
+        self.behaviour = Behaviour(config.deter + config.stoch * config.classes, spec.action, config)
+
+    @property
+    def device(self) -> torch.device:
+        return self.behaviour.return_low.device
+
+    def trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The named parameters that the optimiser moves: all but the slow critic."""
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    def latent_schema(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """What replay stores of each step, beside observation and action: (shape, dtype) by key.
+
+        stoch is stored as class indices: the one-hot it stands for is exact, at 1/(4 K) of the bytes.
+        """
+        return {"deter": ((self.config.deter,), "float32"), "stoch": ((self.config.stoch,), "uint8")}
+
+    def stored(self, state: State) -> dict[str, Tensor]:
+        """A state (..., D), (..., S, K) as replay stores it."""
+        return {"deter": state.deter.detach().float(), "stoch": state.stoch.detach().argmax(-1).to(torch.uint8)}
+
+    # Acting ----------------------------------------------------------------------------------------------------------
+
+    def initial(self, batch: int) -> DreamerCarry:
+        state = self.dynamics.initial(batch, self.device, self.dtype)
+        width = sum(s.one_hot_size for s in self.spec.action.values())
+        return DreamerCarry(*state, torch.zeros(batch, width, device=self.device, dtype=self.dtype))
+
+    def acting_noise(self, batch: int, generator: torch.Generator | None) -> Noise:
+        """Noise of one acting step for `batch` rows."""
+        shape = (batch, self.config.stoch, self.config.classes)
+        return Noise(
+            posterior=gumbel(shape, generator, self.device),
+            action=action_noise(self.spec.action, (batch,), generator, self.device),
+        )
+
+    def policy(
+        self, obs: Mapping[str, Tensor], carry: DreamerCarry, noise: Noise
+    ) -> tuple[dict[str, Tensor], DreamerCarry, dict[str, Tensor]]:
+        """One step: obs[key] (B, ...) with `is_first` (B,) -> actions (B, ...), the next carry, latents to store."""
+        keep = (~obs["is_first"]).to(self.dtype).unsqueeze(-1)
+        tokens = self.encoder({key: obs[key] for key in self.spec.obs}, self.dtype)
+        action = self.dynamics.core.embed_action(carry.action * keep)
+        embedded = self.dynamics.posterior.embed(tokens)
+        state, _ = self.dynamics.observe_step(
+            State(carry.deter, carry.stoch), action, embedded, keep, noise.posterior
+        )
+        params = self.behaviour.policy(feature(state))
+        chosen = self.behaviour.policy.sample(params, noise.action)
+        return chosen, DreamerCarry(*state, self.action_vector(chosen)), self.stored(state)
+
+    # Imagining -------------------------------------------------------------------------------------------------------
+
+    def imagine(self, start: State, horizon: int, noise: Noise) -> Imagined:
+        """Follow the policy through the prior for `horizon` steps from N states, without gradient.
+
+        start deter (N, D), stoch (N, S, K). noise.prior (N, H, S, K), noise.action[key] (N, H + 1, ...). The action at
+        the last state is drawn too, as the original does.
+        """
+        feats, actions = [feature(start)], []
+        state = start
+        for t in range(horizon + 1):
+            step_noise = None if noise.action is None else {k: n[:, t] for k, n in noise.action.items()}
+            actions.append(self.behaviour.policy.sample(self.behaviour.policy(feats[-1]), step_noise))
+            if t < horizon:
+                draw = None if noise.prior is None else noise.prior[:, t]
+                state, _ = self.dynamics.imagine_step(state, self.action_vector(actions[-1]), draw)
+                feats.append(feature(state))
+        stacked = {key: torch.stack([a[key] for a in actions], 1) for key in actions[0]}
+        return Imagined(torch.stack(feats, 1), stacked)
+
+    # Learning --------------------------------------------------------------------------------------------------------
+
+    def training_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise:
+        """Noise of one update on `batch` sequences of `length` steps (context not counted)."""
+        c, starts = self.config, batch * length
+        return Noise(
+            posterior=gumbel((batch, length, c.stoch, c.classes), generator, self.device),
+            prior=gumbel((starts, c.imag_length, c.stoch, c.classes), generator, self.device),
+            action=action_noise(self.spec.action, (starts, c.imag_length + 1), generator, self.device),
+        )
+
+    def loss(self, batch: Mapping[str, Tensor], noise: Noise) -> LossOut:
+        """All losses on a replayed batch: keys (B, 1 + T, ...), step 0 being the context (see `world_loss`).
+
+        noise: from `training_noise`, or `Noise.mode()`. Changes nothing: the new return range is in `state`.
+        """
+        with cast_once(self):
+            losses, states, metrics = self.world_loss(batch, noise.posterior)
+            rows, steps = states.deter.shape[:2]
+            with torch.no_grad():
+                start = State(states.deter.detach().flatten(0, 1), states.stoch.detach().flatten(0, 1))
+                imagined = self.imagine(start, self.config.imag_length, noise)
+                reward = self.reward.mean(self.reward(imagined.feat))
+                cont = torch.sigmoid(self.cont(imagined.feat))
+            acting, returns, acting_metrics, new_range = self.behaviour.imagination_loss(
+                imagined.feat, imagined.action, reward, cont
+            )
+            losses |= {name: value.mean(1).unflatten(0, (rows, steps)) for name, value in acting.items()}
+            feat = feature(states)
+            losses["repval"], _ = self.behaviour.replay_loss(
+                feat if self.config.repval_grad else feat.detach(),
+                *(batch[key][:, 1:] for key in ("reward", "is_last", "is_terminal")),
+                boot=returns[:, 0].unflatten(0, (rows, steps)),
+            )
+        total = sum(self.scale(name) * value.mean() for name, value in losses.items())
+        metrics |= acting_metrics | {f"loss/{name}": value.detach().mean() for name, value in losses.items()}
+        metrics["loss/total"] = total.detach()
+        final = State(states.deter[:, -1].detach(), states.stoch[:, -1].detach())
+        return LossOut(
+            total=total,
+            losses=losses,
+            metrics=metrics,
+            latents=self.stored(states),
+            state=new_range,
+            carry=DreamerCarry(*final, self.action_vector({k: batch[k][:, -1] for k in self.spec.action})),
+        )
+
+    def commit(self, out: LossOut) -> None:
+        """Take over the running statistics of a pass and move the slow critic, after the optimiser step."""
+        self.behaviour.commit(out.state)
