@@ -1,4 +1,4 @@
-"""Reads source files for tests/test_house_rules.py: which modules a file imports, and which forbidden things it does."""
+"""Reads source files for tests/test_house_rules.py: what a file imports, and which forbidden things it does."""
 
 from __future__ import annotations
 

@@ -39,7 +39,8 @@ def test_files_are_small_and_have_one_idea():
     places = [PACKAGE, ROOT / "tests", ROOT / "examples", ROOT / "benchmarks", ROOT / "results", ROOT / "scripts"]
     files = [path for place in places if place.exists() for path in house.python_files(place)]
     long = [f"{p.relative_to(ROOT)}: {n} lines" for p in files if (n := len(p.read_text().splitlines())) > LINES]
-    listed(long + [f"{p.relative_to(ROOT)}: name its idea" for p in files if p.stem in ("utils", "util", "helpers", "misc")])
+    vague = [f"{p.relative_to(ROOT)}: name its idea" for p in files if p.stem in ("utils", "util", "helpers", "misc")]
+    listed(long + vague)
 
 
 def test_each_analysis_file_asks_one_question():
@@ -65,7 +66,7 @@ def tracked() -> list[Path]:
 
 def test_no_path_of_a_developers_machine():
     # written so that this file does not find itself
-    own = re.compile("|".join(["/" + "work/", "/" + "root/", "/" + "home/[a-z]+/", "/opt/" + "pypi", "/opt/" + "wheels"]))
+    own = re.compile("|".join("/" + place for place in ("work/", "root/", "home/[a-z]+/", "opt/pypi", "opt/wheels")))
     faults = []
     for path in tracked():
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
@@ -74,7 +75,10 @@ def test_no_path_of_a_developers_machine():
     listed(faults)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/data_path.md", "docs/shapes.md", "docs/gotchas.md"])
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/data_path.md", "docs/shapes.md", "docs/gotchas.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_pages_name_files_that_exist(page: str):
     names = re.findall(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|md|toml|txt|sh))`", (ROOT / page).read_text())
     places = [ROOT, PACKAGE]
