@@ -1,0 +1,91 @@
+"""From a name to a world: `make_env("minigrid_memory", size=11)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium
+
+from torchmem.envs.configs import DummyConfig, MemoryMazeConfig, MinigridMemoryConfig
+from torchmem.envs.protocol import World
+from torchmem.types import EnvSpec
+
+# name -> its arguments. The configuration group `env` is built from this table.
+CONFIGS: dict[str, type] = {
+    "dummy": DummyConfig,
+    "minigrid_memory": MinigridMemoryConfig,
+    "memory_maze": MemoryMazeConfig,
+}
+# name -> its class, as text: a simulator is imported by the process that runs it and by no other.
+WORLDS: dict[str, str] = {
+    "dummy": "torchmem.envs.dummy:DummyWorld",
+    "minigrid_memory": "torchmem.envs.minigrid_memory:MinigridMemory",
+    "memory_maze": "torchmem.envs.memory_maze:MemoryMaze",
+}
+# gymnasium id -> (name, arguments that differ from the defaults)
+IDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "torchmem/Dummy-v0": ("dummy", {}),
+    "torchmem/Memory-v0": ("minigrid_memory", {}),
+    **{f"torchmem/MemoryS{s}-v0": ("minigrid_memory", {"size": s}) for s in (7, 9, 11, 13, 15, 17)},
+    **{
+        f"torchmem/MemoryS{s}Random-v0": ("minigrid_memory", {"size": s, "random_length": True})
+        for s in (7, 9, 11, 13, 15, 17)
+    },
+    **{f"torchmem/MemoryMaze-{s}x{s}-v0": ("memory_maze", {"size": s}) for s in (9, 11, 13, 15)},
+}
+
+
+def make_env(name: str, **kwargs: Any) -> World:
+    """A world by its config name or its gymnasium id, with the arguments of its dataclass in `CONFIGS`.
+
+    Raises ValueError for an unknown name, KeyError-like ValueError for an unknown argument (naming the nearest valid
+    one), and whatever the world raises where its simulator is missing.
+    """
+    name, config = make_config(name, **kwargs)
+    return world_class(name)(config)
+
+
+def env_spec(name: str, **kwargs: Any) -> EnvSpec:
+    """The spec of the world `make_env(name, **kwargs)` would make, without making it."""
+    name, config = make_config(name, **kwargs)
+    return world_class(name).describe(config)
+
+
+def make_config(name: str, **kwargs: Any) -> tuple[str, Any]:
+    """(config name, filled dataclass). Raises ValueError naming the nearest valid name or argument."""
+    if name in IDS:
+        name, preset = IDS[name]
+        kwargs = {**preset, **kwargs}
+    if name not in CONFIGS:
+        raise ValueError(f"unknown env {name!r}{_nearest(name, [*CONFIGS, *IDS])}; valid: {', '.join(CONFIGS)}")
+    fields = [f.name for f in dataclasses.fields(CONFIGS[name])]
+    for key in kwargs:
+        if key not in fields:
+            raise ValueError(f"env {name!r} has no argument {key!r}{_nearest(key, fields)}; valid: {', '.join(fields)}")
+    return name, CONFIGS[name](**kwargs)
+
+
+def world_class(name: str) -> type[World]:
+    """The class behind a config name; imports its simulator."""
+    module, attribute = WORLDS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def register() -> None:
+    """Make `gymnasium.make(id)` know the worlds of `IDS`. Called when `torchmem.envs` is imported; safe to repeat."""
+    for id_, (name, preset) in IDS.items():
+        if id_ not in gymnasium.registry:
+            # The environment ends its episodes itself and checks its own output: gymnasium's wrappers only cost time.
+            gymnasium.register(
+                id_, entry_point="torchmem.envs.make:make_env", kwargs={"name": name, **preset},
+                disable_env_checker=True, order_enforce=False,
+            )
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
