@@ -47,7 +47,7 @@ IMPORTER_PACKAGES = (*MODEL_PACKAGES, "ruamel")
 class Import:
     module: str  # absolute and dotted, with the imported name: "torchmem.types.EnvSpec"
     line: int
-    in_function: bool
+    deferred: bool  # inside a function, or for type checkers only: importing the file does not run it
     star: bool
 
 
@@ -57,6 +57,7 @@ def imports(tree: ast.Module, package: str) -> Iterator[Import]:
         id(child)
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and _dotted(node.test).split(".")[-1] == "TYPE_CHECKING")
         for child in ast.walk(node)
     }
     for node in ast.walk(tree):
@@ -95,7 +96,7 @@ def layer_faults(source: str, name: str, stdlib: frozenset[str]) -> list[str]:
                 faults.append(f"{where} imports torchmem.{target}; {room} may import {', '.join(allowed) or 'nothing'}")
         elif top in PACKAGES and not under(name, PACKAGES[top]):
             faults.append(f"{where} imports {top}, which only {', '.join(PACKAGES[top]) or 'nobody'} may")
-        elif top == "matplotlib" and not item.in_function:
+        elif top == "matplotlib" and not item.deferred:
             faults.append(f"{where} imports matplotlib outside a plotting function")
         elif room == "models" and top not in stdlib:
             allowed = IMPORTER_PACKAGES if under(name, ("models.importers",)) else MODEL_PACKAGES

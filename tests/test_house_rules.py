@@ -142,6 +142,7 @@ def test_reader_refuses_a_wrong_import(name: str, source: str):
         ("envs.dummy", "from .protocol import World\nimport numpy"),
         ("training.loop", "import lightning\nfrom torchmem.envs.vector import VectorEnv"),
         ("training.plot", "def plot():\n    import matplotlib.pyplot as plt"),
+        ("training.plot", "if TYPE_CHECKING:\n    from matplotlib.axes import Axes"),
         ("surgery.trace", "import nnsight\nfrom torchmem.models.protocol import Agent"),
     ],
 )
