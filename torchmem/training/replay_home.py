@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import secrets
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ MANIFEST, LOCK = "replay.json", "lock"
 class Home:
     """A replay directory held by this process: `manifest`, `data/` (rows) and `journal/` (undo)."""
 
-    def __init__(self, directory: Path, lock: Any, manifest: dict[str, Any]) -> None:
-        self.directory, self.manifest, self._lock = directory, manifest, lock
+    def __init__(self, directory: Path, lock: int, manifest: dict[str, Any]) -> None:
+        self.directory, self.manifest = directory, manifest
+        self.close = weakref.finalize(self, os.close, lock)  # once, by hand or when nobody holds the replay
         self.data, self.journal = directory / "data", directory / "journal"
 
     @classmethod
@@ -33,7 +36,7 @@ class Home:
         try:
             cls._clear(directory, owner)
         except BaseException:
-            lock.close()
+            os.close(lock)
             raise
         manifest = {"format": 1, "token": secrets.token_hex(8), "owner": owner, "committed": False, **facts}
         home = cls(directory, lock, manifest)
@@ -71,6 +74,7 @@ class Home:
         lock = _lock(directory)
         manifest = _read(directory)
         if manifest["token"] != token:
+            os.close(lock)
             raise ValueError(
                 f"{directory} holds the replay {manifest['token']} of run {manifest['owner']!r}, "
                 f"but the snapshot was taken of replay {token}; check replay.directory and logdir"
@@ -90,9 +94,6 @@ class Home:
         (self.directory / MANIFEST).unlink(missing_ok=True)
         self.close()
 
-    def close(self) -> None:
-        self._lock.close()
-
     def _write(self) -> None:
         atomic_write(self.directory / MANIFEST, json.dumps(self.manifest, indent=1))
 
@@ -104,13 +105,13 @@ def _read(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _lock(directory: Path) -> Any:
+def _lock(directory: Path) -> int:
     """Raises RuntimeError while another process holds the directory."""
-    file = open(directory / LOCK, "w")
+    file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         # lockf, not flock: env workers forked from this process would inherit a flock and outlive a killed run with it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.close()
+        os.close(file)
         raise RuntimeError(f"{directory} is in use by another process; stop that run first") from error
     return file

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import struct
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ class Journal:
         """Open `path`, which `create` or `reopen` has put in order."""
         self.path = path
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self.close = weakref.finalize(self, os.close, self._file)  # once, by hand or when nobody holds the journal
         self.size = os.fstat(self._file).st_size
 
     @classmethod
@@ -78,9 +80,6 @@ class Journal:
 
     def sync(self) -> None:
         os.fsync(self._file)
-
-    def close(self) -> None:
-        os.close(self._file)
 
 
 def token_of(path: Path) -> str:

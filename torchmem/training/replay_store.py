@@ -67,6 +67,8 @@ class Store:
 
         Floats of another width are converted; any other difference of shape or dtype raises ValueError.
         """
+        if isinstance(value, np.ndarray):  # torch takes neither read-only arrays nor negative strides
+            value = np.require(value, requirements=["C", "W"])
         tensor = torch.as_tensor(value)
         dtype = self.dtypes[key]
         if tuple(tensor.shape) != (*lead, *self.shapes[key]):
