@@ -48,12 +48,12 @@ class Clock:
         return self._before_s + self.timer() - self._start
 
     def collected(self, agent_steps: int, episodes: int = 0) -> None:
-        self.agent_steps += agent_steps
-        self.episodes += episodes
+        self.agent_steps += int(agent_steps)  # numpy's integers overflow, and JSON refuses them
+        self.episodes += int(episodes)
 
     def updated(self, replayed_steps: int) -> None:
         self.updates += 1
-        self.replayed_steps += replayed_steps
+        self.replayed_steps += int(replayed_steps)
 
     def row(self) -> dict[str, int | float]:
         """What stands on every row of the log."""

@@ -7,6 +7,7 @@ Nothing of Hydra runs beside this: no change of directory, no outputs/ folder, n
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -92,12 +93,28 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
     return _typed(tree, kinds)
 
 
-def sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """`seed=1,2,3 agent.lr=1e-4,3e-4` -> one list of words per run, in the order of Hydra's own sweeper."""
-    # Hydra offers this only inside its launcher, which would bring its directories along.
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+def sweep(overrides: Sequence[str]) -> list[RunConfig]:
+    """`seed=1,2,3 agent.lr=1e-4,3e-4` -> one configuration per run, the last word varying fastest; all are checked.
 
-    return BasicSweeper.split_arguments(_parse(overrides), max_batch_size=None)[0]
+    Raises ConfigError also where two of them would share a logdir.
+    """
+    try:
+        choices = [w.sweep_string_iterator() if w.is_sweep_override() else [None] for w in _parse(overrides)]
+    except HydraException as error:
+        raise ConfigError(f"cannot read this sweep ({_one_line(error)}): list the values, as in seed=1,2,3") from error
+    runs = [
+        compose(
+            [word if value is None else f"{word.split('=')[0]}={value}" for word, value in zip(overrides, combination)]
+        )
+        for combination in itertools.product(*choices)
+    ]
+    folders = [str(run.logdir) for run in runs]
+    if len(set(folders)) < len(folders):
+        twice = next(f for f in folders if folders.count(f) > 1)
+        raise ConfigError(
+            f"two runs of this sweep would write to {twice}: give logdir= a part that varies, as ${{seed}}"
+        )
+    return runs
 
 
 def to_json(config: RunConfig) -> str:
@@ -216,6 +233,9 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], kinds: Mapping[str, typ
 
 def _typed(tree: Mapping[str, Any], kinds: Mapping[str, type]) -> RunConfig:
     parts = {g: build(kind, _mapping(tree[g], g), g) for g, kind in kinds.items()}
+    named = getattr(parts["agent"], "name", None)
+    if named is not None and named != tree["groups"]["agent"]:
+        raise ConfigError(f"agent.name: is {tree['groups']['agent']!r} and follows agent=, got {named!r}")
     return build(RunConfig, {**tree, **parts})
 
 

@@ -1,0 +1,100 @@
+"""`torchmem VERB ...`: thin verbs over the package's functions, with the same names and defaults.
+
+A new verb is one function here: it adds its arguments to the parser and returns what to do with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+Action = Callable[[argparse.Namespace], int]  # returns the exit code
+VERBS: dict[str, Callable[[argparse.ArgumentParser], Action]] = {}
+
+
+def verb(
+    name: str,
+) -> Callable[[Callable[[argparse.ArgumentParser], Action]], Callable[[argparse.ArgumentParser], Action]]:
+    """Register a verb; its docstring is its help."""
+
+    def register(function: Callable[[argparse.ArgumentParser], Action]) -> Callable[[argparse.ArgumentParser], Action]:
+        VERBS[name] = function
+        return function
+
+    return register
+
+
+def say(text: str) -> None:
+    """The answer of a verb goes to stdout; logs go to stderr."""
+    sys.stdout.write(text + "\n")
+
+
+@verb("plot")
+def plot(parser: argparse.ArgumentParser) -> Action:
+    """Draw learning curves: median and quartiles over runs that differ only by seed, with chance, human and oracle."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, such as runs/*")
+    parser.add_argument("--x", default="env_steps", choices=["env_steps", "agent_steps", "updates", "wall_s"])
+    parser.add_argument(
+        "--y", action="append", metavar="METRIC", help="name in metrics.jsonl; may be repeated (eval/score)"
+    )
+    parser.add_argument("--out", default="curves.png", metavar="FILE", help="png, pdf or svg (%(default)s)")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.training.plot import save_plot
+
+        say(f"wrote {save_plot(given.runs, given.out, given.x, given.y or ('eval/score',))}")
+        return 0
+
+    return act
+
+
+@verb("envs")
+def envs(parser: argparse.ArgumentParser) -> Action:
+    """List the worlds, with every argument, its default and its meaning."""
+    parser.add_argument("name", nargs="?", help="only this one")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.training.config import components, options
+        from torchmem.training.typed import ConfigError, documented, nearest
+
+        if given.name is not None and given.name not in options("env"):
+            raise ConfigError(f"unknown env '{given.name}'{nearest(given.name, options('env'))}")
+        for name, kind in components("env").items():
+            if given.name in (None, name):
+                say(f"env={name}: {(kind.__doc__ or '').splitlines()[0]}")
+                for field, described, value, sentence in documented(kind, "env."):
+                    shown = "null" if value is None else value
+                    say(f"  {f'{field}={shown}':<32}{sentence} ({described})")
+        return 0
+
+    return act
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 1 the verb found something wrong, 2 wrong arguments."""
+    words = list(sys.argv[1:] if words is None else words)
+    parser = argparse.ArgumentParser(
+        prog="torchmem",
+        description="Train agents that remember, and take their memory apart. Training: python train.py --help",
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    actions = {}
+    for name, fill in VERBS.items():
+        text = (fill.__doc__ or "").strip()
+        actions[name] = fill(verbs.add_parser(name, help=text.split(":")[0].rstrip("."), description=text))
+    given = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return actions[given.verb](given)
+    except (ValueError, OSError) as error:  # ConfigError is a ValueError: wrong input, told in one line
+        if given.traceback:
+            raise
+        sys.stderr.write(f"torchmem {given.verb}: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
