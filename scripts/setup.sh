@@ -104,7 +104,7 @@ install_torch() {
       say "torch $TORCH_PIN, CPU build (no NVIDIA driver, or TORCH=cpu)"
       local log; log=$(mktemp)
       if ! cpu_torch >"$log" 2>&1; then
-        grep -v 'WARNING: Location' "$log" | tail -n 3 >&2 || true
+        { grep '^ERROR' "$log" || tail -n 2 "$log"; } | tail -n 1 | cut -c 1-160 >&2
         [ "$choice" = auto-cpu ] || die "no CPU build of torch $TORCH_PIN is reachable ($CPU_INDEX); TORCH=cuda takes the default one"
         local free_gb; free_gb=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1048576))
         [ "$free_gb" -ge $((2 * GPU_BUILD_GB)) ] || die \
