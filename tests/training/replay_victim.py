@@ -17,7 +17,7 @@ import torch
 from torchmem.files import atomic_write
 from torchmem.training.replay import Replay
 
-ENVS, ROWS, LENGTH, BATCH = 4, 50, 9, 8
+ENVS, ROWS, LENGTH, BATCH = 4, 30, 9, 8
 SCHEMA = {  # rows as wide as real ones, so that a kill finds half-written records
     "image": ((64, 64, 3), "uint8"),
     "reward": ((), "float32"),

@@ -44,7 +44,7 @@ def test_killed_at_random_instants_it_always_comes_back(tmp_path):
     for kill in range(KILLS):
         process = start(context, folder)
         if kill % 4:  # far into the run; otherwise while it starts or rolls back
-            seen = size(folder / "seen") + rng.randrange(24) * LINE_BYTES
+            seen = size(folder / "seen") + rng.randrange(4, 30) * LINE_BYTES
             while process.is_alive() and size(folder / "seen") <= seen:
                 time.sleep(0.0005)
         time.sleep(rng.uniform(0, 0.03))
