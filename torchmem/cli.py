@@ -50,6 +50,21 @@ def plot(parser: argparse.ArgumentParser) -> Action:
     return act
 
 
+@verb("doctor")
+def doctor(parser: argparse.ArgumentParser) -> Action:
+    """Say what this machine lacks and how to get it: GL, Qt, compiler, disk, worlds."""
+    parser.add_argument("folder", nargs="?", default=".", help="where runs will be written (%(default)s)")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem import doctor as look
+
+        checks = look.doctor(given.folder)
+        say(look.report(checks))
+        return look.exit_code(checks)
+
+    return act
+
+
 @verb("envs")
 def envs(parser: argparse.ArgumentParser) -> Action:
     """List the worlds, with every argument, its default and its meaning."""
@@ -89,10 +104,11 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return actions[given.verb](given)
-    except (ValueError, OSError) as error:  # ConfigError is a ValueError: wrong input, told in one line
+    except (ValueError, KeyError, OSError) as error:  # wrong input (ConfigError is a ValueError), told in one line
         if given.traceback:
             raise
-        sys.stderr.write(f"torchmem {given.verb}: {error}\n")
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) adds quotes
+        sys.stderr.write(f"torchmem {given.verb}: {text}\n")
         return 2
 
 

@@ -113,7 +113,7 @@ def test_eta_follows_the_present_pace():
     time = Time()
     eta = Eta(total=1000, window_s=10, timer=time)
     assert eta.left_s == math.inf and str(eta) == "unknown"
-    for done in range(0, 5):  # slow at first, while things compile
+    for done in range(5):  # slow at first, while things compile
         eta.update(done)
         time.now += 10
     for done in range(5, 106, 5):

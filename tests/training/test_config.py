@@ -144,10 +144,10 @@ def test_changes_on_resume_are_shown_and_allowed_by_name():
 
 
 def test_a_foreign_or_newer_config_json_is_refused():
-    with pytest.raises(ConfigError, match="not the config.json"):
+    with pytest.raises(ConfigError, match=r"not the config\.json"):
         from_json('{"some": 1}')
     tree = json.loads(to_json(compose(["env=dummy"])))
-    with pytest.raises(ConfigError, match="unknown key 'agent.added_later'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'agent\.added_later'"):
         from_json(json.dumps({**tree, "agent": {**tree["agent"], "added_later": 1}}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import subprocess
@@ -123,7 +124,7 @@ def test_kill_at_any_instant_leaves_whole_rows(tmp_path):
         assert all(json.loads(line) for line in lines)
     counts = [r["n"] for r in read_metrics(tmp_path)]
     assert counts.count(0) == 3, "three sittings"
-    assert all(b == a + 1 or b == 0 for a, b in zip(counts, counts[1:])), "no row is lost inside a sitting"
+    assert all(b == a + 1 or b == 0 for a, b in itertools.pairwise(counts)), "no row is lost inside a sitting"
 
 
 def test_a_full_disk_ends_with_one_clear_error_and_whole_rows(tmp_path, monkeypatch):

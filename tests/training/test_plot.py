@@ -101,7 +101,7 @@ def test_what_cannot_be_drawn_is_named(tmp_path):
     run = make_run(tmp_path / "run", [], {10: 0.0})
     with pytest.raises(ConfigError, match=r"no metric 'eval/scor'; did you mean 'eval/score'"):
         plot_runs([run], y=["eval/scor"])
-    with pytest.raises(ConfigError, match="not a run: it holds no config.json"):
+    with pytest.raises(ConfigError, match=r"not a run: it holds no config\.json"):
         plot_runs([tmp_path])
     with pytest.raises(ConfigError, match="at most 4"):
         plot_runs([run], y=["loss"] * 5)

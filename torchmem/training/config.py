@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
@@ -19,7 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from torchmem.training.run_config import RunConfig, without_free_fields
@@ -86,11 +86,10 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
     for name, value in values:
         _merge(tree, _nest(name, value), kinds, None)
     try:
-        tree = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"could not resolve an interpolation: {_one_line(error)}") from error
-    assert isinstance(tree, dict)
-    return _typed(tree, kinds)
+    return _typed(cast(dict[str, Any], resolved), kinds)
 
 
 def sweep(overrides: Sequence[str]) -> list[RunConfig]:
@@ -208,8 +207,9 @@ def _select(chosen: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"a file under torchmem/conf is wrong: {_one_line(error)}") from error
     groups = {g: str(found.hydra.runtime.choices[g]) for g in GROUPS}
-    selected = OmegaConf.to_container(OmegaConf.masked_copy(found, [k for k in found if k != "hydra"]))
-    assert isinstance(selected, dict)
+    with open_dict(found):
+        del found["hydra"]
+    selected = cast(dict[str, Any], OmegaConf.to_container(found))
     return {k: v for k, v in selected.items() if not (k in GROUPS and not v)}, groups  # a file of comments sets nothing
 
 

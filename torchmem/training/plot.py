@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torchmem.files import atomic_write
 from torchmem.training.curves import Run, aggregate, group_seeds, read_run
@@ -13,6 +13,7 @@ from torchmem.training.typed import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -84,10 +85,11 @@ def save_plot(
 
     ax = plot_runs(folders, x, y)
     buffer = io.BytesIO()
-    figure = ax.get_figure()
-    assert figure is not None
-    figure.savefig(buffer, format=Path(out).suffix.lstrip(".") or "png", dpi=150)
-    plt.close(ax.figure)  # type: ignore[arg-type]  # figures made by pyplot are kept until closed
+    figure = cast("Figure", ax.get_figure())
+    try:
+        figure.savefig(buffer, format=Path(out).suffix.lstrip(".") or "png", dpi=150)
+    finally:
+        plt.close(figure)  # pyplot keeps its figures until they are closed
     return atomic_write(out, buffer.getvalue())
 
 

@@ -39,7 +39,7 @@ class TensorBoard:
         self._writer.flush()
 
     def picture(self, name: str, content: bytes, height: int, width: int, path: Path, *, step: int) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
         writer = self._writer._get_file_writer()
@@ -57,7 +57,7 @@ class WandB:
     name = "W&B"
 
     def __init__(self, logdir: Path, config: Mapping[str, Any]) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]  # optional, asked for by name
 
         # The folder is the identity of a run here, so it names the run there too.
         identity = hashlib.sha256(str(logdir.resolve()).encode()).hexdigest()[:16]

@@ -53,10 +53,10 @@ def convert(kind: Any, value: Any, name: str) -> Any:
     if kind is Any:
         return value
     if dataclasses.is_dataclass(kind):
-        if isinstance(value, kind):
-            return value
         if isinstance(value, Mapping):
             return build(typing.cast(type, kind), value, name)
+        if isinstance(value, typing.cast(type, kind)):
+            return value
     elif origin is Literal:
         for option in arguments:
             if value == option and type(value) is type(option):
