@@ -2,15 +2,19 @@
 # Makes .venv from pyproject.toml and constraints.txt, and the system libraries that worlds and compilers need.
 # Asks nothing. Does nothing when it already ran for the same pins.
 #
-#   PYTHON=...   the interpreter to use (3.11 or 3.12); default: the first that is found
-#   TORCH=auto   cpu: only the CPU build; cuda: the build of the default index;
-#                auto: cuda where an NVIDIA driver is found, else cpu, and the default build only if no CPU build is
-#                reachable and the disk holds it (it says so)
+#   PYTHON=...   the interpreter to use (3.11 or 3.12); default: that of .venv, else the first that is found
+#   TORCH=...    default: what was said last time, else auto
+#         cpu    only the CPU build
+#         cuda   the build of the default index
+#         auto   cuda where an NVIDIA driver is found, else cpu, and the default build only if no CPU build is reachable
+#                and the disk holds it (it says so)
 #   SYSTEM=auto  no: leave system packages alone
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 VENV=${VENV:-.venv}
+STAMP=$VENV/.torchmem-setup # line 1: what was built; 2: where; 3: TORCH
+TORCH=${TORCH:-$(sed -n 3p "$STAMP" 2>/dev/null || true)}
 TORCH=${TORCH:-auto}
 SYSTEM=${SYSTEM:-auto}
 CPU_INDEX=https://download.pytorch.org/whl/cpu
@@ -32,7 +36,7 @@ find_python() {
     esac
   fi
   # a pyenv shim exists for versions that are not switched on, so each candidate is run, not only looked up
-  for candidate in python3.11 python3.12 python3 python "$HOME"/.pyenv/versions/3.1[12]*/bin/python; do
+  for candidate in "$VENV/bin/python" python3.11 python3.12 python3 python "$HOME"/.pyenv/versions/3.1[12]*/bin/python; do
     case "$(version_of "$candidate")" in 3.11 | 3.12) command -v "$candidate"; return ;; esac
   done
 }
@@ -122,6 +126,10 @@ install_torch() {
 }
 
 # --- go ----------------------------------------------------------------------------------------------------------
+if [ -e "$STAMP" ] && [ "$(sed -n 2p "$STAMP")" != "$PWD" ]; then
+  say "$VENV was made in $(sed -n 2p "$STAMP") and does not move: made anew"
+  rm -rf "$VENV"
+fi
 PY=$(find_python)
 if [ -z "$PY" ] && command -v apt-get >/dev/null && [ "$AS_ROOT" != never ] && [ "$SYSTEM" != no ]; then
   install_packages "Python itself" python3 python3-venv
@@ -130,9 +138,8 @@ fi
 [ -n "$PY" ] || die "Python 3.11 or 3.12 was not found." \
   "Get one (Debian 12: apt-get install python3 python3-venv; anywhere: uv python install 3.12), then: make setup PYTHON=/path/to/python"
 
-STAMP=$VENV/.torchmem-setup
-WANT=$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum)-$(version_of "$PY")-$TORCH-$PWD
-if [ -e "$STAMP" ] && [ "$(cat "$STAMP")" = "$WANT" ]; then exit 0; fi
+WANT=$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum)-$(version_of "$PY")-$TORCH
+if [ -e "$STAMP" ] && [ "$(sed -n 1p "$STAMP")" = "$WANT" ]; then exit 0; fi
 
 started=$SECONDS
 say "Python $(version_of "$PY") ($PY)"
@@ -142,8 +149,9 @@ if [ -e "$VENV" ] && [ "$(version_of "$VENV/bin/python")" != "$(version_of "$PY"
   rm -rf "$VENV"
 fi
 if [ ! -x "$VENV/bin/python" ] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
-  "$PY" -c 'import ensurepip, venv' 2>/dev/null || install_packages "virtual environments" "python$(version_of "$PY")-venv"
   rm -rf "$VENV"
+  PY=$(find_python) # not the one inside, which is gone now
+  "$PY" -c 'import ensurepip, venv' 2>/dev/null || install_packages "virtual environments" "python$(version_of "$PY")-venv"
   "$PY" -m venv "$VENV" || die "could not make $VENV with $PY (Debian: apt-get install python$(version_of "$PY")-venv)"
 fi
 pip install "pip==26.3"
@@ -151,5 +159,5 @@ install_torch
 say "packages of constraints.txt"
 pip install --constraint constraints.txt --editable ".[dev]"
 pip check || die "the installed packages do not fit together (above): rm -rf $VENV and run make setup again"
-printf '%s' "$WANT" >"$STAMP"
+printf '%s\n' "$WANT" "$PWD" "$TORCH" >"$STAMP"
 say "done in $((SECONDS - started)) s. 'make doctor' looks at the machine, 'make train' trains, 'make test' tests."

@@ -75,8 +75,9 @@ def test_compiler_without_python_headers(monkeypatch, tmp_path):
     assert f"python{sys.version_info[0]}.{sys.version_info[1]}-dev" in check.fix or "not on PATH" in check.found
 
 
-def test_disk_and_memory_have_a_least_amount():
+def test_disk_and_memory_have_a_least_amount(tmp_path):
     assert doctor.check_disk(free=200_000_000_000).ok
+    assert "GB free" in doctor.check_disk(tmp_path / "not" / "yet").found
     small = doctor.check_disk(free=1_000_000_000)
     assert not small.ok and "replay.directory" in small.fix
     assert doctor.check_memory(16.0).ok and not doctor.check_memory(2.0).ok

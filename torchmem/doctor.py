@@ -173,7 +173,10 @@ def check_compiler() -> Check:
 # --- the machine -----------------------------------------------------------------------------------------------------
 def check_disk(folder: str | Path = ".", free: int | None = None) -> Check:
     """Free space against the replay: by default it takes half the free disk, at most the paper's 5 million steps."""
-    free = shutil.disk_usage(folder).free if free is None else free
+    place = Path(folder).resolve()
+    while not place.exists():  # the folder of a run to come
+        place = place.parent
+    free = shutil.disk_usage(place).free if free is None else free
     steps = min(free // 2 // STEP_BYTES, PAPER_STEPS)
     found = f"{free / 1e9:.0f} GB free: a default replay of {steps:,} image steps (the paper's: {PAPER_STEPS:,})"
     low = steps < LEAST_STEPS
