@@ -215,7 +215,7 @@ def test_frames_of_another_kind_are_refused(tmp_path, frames):
 
 
 def test_averages_are_means_since_the_last_pop_and_keep_nan():
-    means, buffer = Averages(), torch.tensor(1.0)
+    means, buffer = Averages(), torch.tensor(1.0, dtype=torch.float64)
     means.add({"a": buffer, "b": 1}, prefix="loss/")
     buffer.fill_(3.0)  # as CUDA graphs do with their outputs
     means.add({"a": buffer}, prefix="loss/")

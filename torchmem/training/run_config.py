@@ -111,7 +111,7 @@ class RunConfig:
         "auto", "auto: go on if logdir holds this run; never: refuse a used logdir; must: refuse an unused one."
     )
     allow_config_change: list[str] = option([], "Dotted names that may change on resume; [all] for any.")
-    on_nan: Literal["raise", "skip"] = option("raise", "What a loss that is not finite does.")
+    on_nan: Literal["raise"] = option("raise", "A loss that is not finite stops the run with a message.")
 
     def __post_init__(self) -> None:
         _at_least(1, self, "steps", "envs", "batch", "length", "warmup_items")
