@@ -236,4 +236,4 @@ def test_the_rows_are_an_ordinary_tensordict(tmp_path):
     replay = make(tmp_path / "r", n=3, rows=40)
     fill(replay, 10)
     rows = TensorDict.load_memmap(tmp_path / "r" / "data")
-    assert rows.batch_size == (40, 3) and rows["reward"][9, 2] == 29
+    assert rows.batch_size == (3, 40) and rows["reward"][2, 9] == 29

@@ -7,8 +7,8 @@ import json
 import os
 import random
 
+import numpy as np
 import pytest
-import torch
 
 from tests.training.replay_world import SCHEMA, digest, fill, make, refreshed, step
 from torchmem.training import replay_journal, replay_store
@@ -16,9 +16,8 @@ from torchmem.training.replay import Replay
 
 
 def everything(replay: Replay) -> str:
-    """Hash of every held step, through the public door of one whole-ring write-free read."""
-    held = range(replay.oldest * replay.n, (replay.oldest + replay.steps // replay.n) * replay.n)
-    cells = torch.tensor(list(held)).numpy() % replay._store.cells
+    """Hash of every held step, oldest first."""
+    cells = replay._cells(np.arange(replay.oldest * replay.n, replay._head * replay.n))
     return digest({key: replay._store.gather(key, cells) for key in replay.schema})
 
 

@@ -1,8 +1,8 @@
 """The replay of world-model training: a ring of lock-step rows on disk, sampled as sequences.
 
-Row r is one step of all n envs, so a sequence of env e is the same column of consecutive rows, across episode
-boundaries. Every step has an absolute id = r * n + e, where r counts rows since the run began; it lives in cell
-id % (rows * n). Semantics follow danijar/dreamerv3, embodied/core/replay.py.
+Row r is one step of all n envs; a sequence of env e is its steps in consecutive rows, across episode boundaries. Every
+step has an absolute id = r * n + e, where r counts rows since the run began, and lives at place r % rows of its env.
+Semantics follow danijar/dreamerv3, embodied/core/replay.py.
 """
 
 from __future__ import annotations
@@ -95,12 +95,11 @@ class Replay:
             missing, unknown = self.schema.keys() - step.keys(), step.keys() - self.schema.keys()
             raise ValueError(f"replay step lacks {sorted(missing)} and has unknown {sorted(unknown)}")
         content = {key: self._store.encode(key, value, (self.n,)) for key, value in step.items()}
-        start = self._head % self.rows * self.n
-        cells = np.arange(start, start + self.n)
+        cells = self._cells(self._head * self.n + np.arange(self.n))
         self._undo.protect(LATENTS, cells)
         self._undo.protect(REST, cells)
         for key, value in content.items():
-            self._store.scatter(key, slice(start, start + self.n), value)
+            self._store.scatter(key, cells, value)
         self._head += 1
 
     def mark_truncated(self, env: int) -> None:
@@ -112,7 +111,7 @@ class Replay:
             raise IndexError(f"env {env} of a replay with {self.n} envs")
         if self._head == 0:
             return
-        cell = np.array([(self._head - 1) % self.rows * self.n + env])
+        cell = self._cells(np.array([(self._head - 1) * self.n + env]))
         self._undo.protect(REST, cell)
         self._store.scatter("is_last", cell, np.ones((1, 1), np.uint8))
 
@@ -146,7 +145,7 @@ class Replay:
         return len(self) >= items
 
     def sample(self, batch: int) -> dict[str, torch.Tensor]:
-        """`batch` sequences: each key (B, L, *shape), and `index` (B, L) int64, the absolute ids of the steps.
+        """`batch` sequences: each key (B, L, *shape), latents (B, 1, *shape), `index` (B, L) int64: ids of the steps.
 
         Fresh pieces first, the rest uniform over all starts. is_first[:, 0] is True; is_last also holds in front of
         every is_first, for an episode that was cut. Host memory (pinned if `pin`); no device is touched.
@@ -160,7 +159,8 @@ class Replay:
         # Ids of valid starts are one range, so a uniform draw is one integer each, whatever the size.
         drawn = self.oldest * self.n + self._rng.integers(0, len(self), batch - len(fresh))
         index = np.concatenate([fresh, drawn])[:, None] + self.n * np.arange(self.length)
-        cells = index % self._store.cells
+        cells = self._cells(index)
+        self._store.prefetch(cells)
         data = {key: self._store.gather(key, cells, self.pin) for key in self.schema}
         data["is_last"][:, :-1] |= data["is_first"][:, 1:]
         data["is_first"][:, 0] = True
@@ -181,6 +181,11 @@ class Replay:
         self._served += len(items)
         return items // self.n * self.length * self.n + items % self.n
 
+    def _cells(self, ids: np.ndarray) -> np.ndarray:
+        """Where the steps with these ids are, or were, in the store."""
+        row, env = np.divmod(ids, self.n)
+        return env * self.rows + row % self.rows
+
     def write_back(self, index: torch.Tensor | np.ndarray, latents: Mapping[str, torch.Tensor | np.ndarray]) -> None:
         """Overwrite stored latents by fresher ones; steps that the ring has overwritten since are skipped.
 
@@ -196,7 +201,7 @@ class Replay:
             made = f"0..{self._head * self.n - 1}"
             raise IndexError(f"write-back to ids {flat.min()}..{flat.max()}, but this replay holds ids of {made} only")
         held = flat >= self.oldest * self.n
-        cells = flat[held] % self._store.cells
+        cells = self._cells(flat[held])
         self._undo.protect(LATENTS, cells)
         for key, value in content.items():
             self._store.scatter(key, cells, value[held])
@@ -217,7 +222,7 @@ class Replay:
             "served": self._served,
             "rng": self._rng.bit_generator.state,
         }
-        token = self._undo.begin(self.steps)
+        token = self._undo.begin(min(self._head, self.rows))
         return {**state, "epoch": self._undo.epoch, "journal": token}
 
     def commit(self) -> None:
@@ -243,7 +248,7 @@ class Replay:
             self._open(home, store, np.random.Generator(np.random.PCG64()), pin)
             self._head, self._served = state["head"], state["served"]
             self._rng.bit_generator.state = state["rng"]
-            self._undo.rewind(state["epoch"], state["journal"], self.steps)
+            self._undo.rewind(state["epoch"], state["journal"], min(self._head, self.rows))
         except BaseException:
             home.close()
             raise

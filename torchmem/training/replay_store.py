@@ -1,13 +1,15 @@
-"""Rows on disk: one memory-mapped file per key, laid out (rows, envs, ...), opened with tensordict.
+"""Steps on disk: one memory-mapped file per key, laid out (envs, rows, ...), opened with tensordict.
 
-A cell is one step of one env; cell number = row * envs + env. The files are an ordinary memory-mapped TensorDict:
-`TensorDict.load_memmap(folder)` opens them without torchmem.
+A cell is one step of one env; cell number = env * rows + row. So a sequence of an env is one piece of the file, which
+a disk reads twice as fast as scattered steps, or four times with `prefetch` (benchmarks/replay.py). The files are an
+ordinary memory-mapped TensorDict: `TensorDict.load_memmap(folder)` opens them without torchmem.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,25 +19,31 @@ from tensordict import TensorDict
 
 from torchmem.training.replay_size import Schema, estimate, free_bytes, readable, torch_dtype
 
+PREFETCH_BYTES = 1024  # keys narrower than this have whole batches on a few pages
+
 
 class Store:
     """Fixed-size array of cells, read and written by cell number. Knows nothing of time, rings or undo."""
 
     def __init__(self, folder: Path, schema: Schema, rows: int, n: int) -> None:
         """Open the files in `folder`, which `create` made. Raises ValueError where they are not of this schema."""
-        self.folder, self.cells = folder, rows * n
+        self.rows, self.n, self.cells = rows, n, rows * n
         self.shapes = {key: tuple(shape) for key, (shape, _) in schema.items()}
         self.dtypes = {key: torch_dtype(dtype) for key, (_, dtype) in schema.items()}
         tensors = TensorDict.load_memmap(folder)
         # Bytes, because a gather or a copy of rows is the same for every dtype, and numpy does it fastest
         # (torch.index_copy_ takes 10 ms where numpy takes 0.6 ms for 16 x 65 images, benchmarks/replay.py).
         self._bytes: dict[str, np.ndarray] = {}
+        self._files: dict[str, int] = {}
         for key, shape in self.shapes.items():
             tensor = tensors.get(key, None)
-            if tensor is None or tensor.shape != (rows, n, *shape) or tensor.dtype != self.dtypes[key]:
-                raise ValueError(f"{folder} does not hold {key!r} as {(rows, n, *shape)} {self.dtypes[key]}")
+            if tensor is None or tensor.shape != (n, rows, *shape) or tensor.dtype != self.dtypes[key]:
+                raise ValueError(f"{folder} does not hold {key!r} as {(n, rows, *shape)} {self.dtypes[key]}")
             plain = tensor.as_subclass(torch.Tensor).view(self.cells, -1)
             self._bytes[key] = plain.view(torch.uint8).numpy()
+            self._files[key] = os.open(folder / f"{key}.memmap", os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._files[key])
+        self._wide = [key for key, cells in self._bytes.items() if cells.shape[1] >= PREFETCH_BYTES]
 
     @classmethod
     def create(cls, folder: Path, schema: Schema, rows: int, n: int) -> Store:
@@ -49,13 +57,13 @@ class Store:
                 f"a replay of {rows * n} steps needs {readable(need)} in {folder}, where {readable(free)} are free; "
                 f"set replay.capacity to {int(free / 2 / need * rows * n)} or less, or replay.directory to another disk"
             )
-        tensors = TensorDict({}, batch_size=[rows, n]).memmap_(str(folder))
+        tensors = TensorDict({}, batch_size=[n, rows]).memmap_(str(folder))
         for key, (shape, dtype) in schema.items():
-            tensors.make_memmap(key, torch.Size((rows, n, *shape)), dtype=torch_dtype(dtype))
+            tensors.make_memmap(key, torch.Size((n, rows, *shape)), dtype=torch_dtype(dtype))
             # A sparse file would run out of disk in the middle of a run, as a SIGBUS in a memory write.
             with open(folder / f"{key}.memmap", "r+b") as file:
                 try:
-                    os.posix_fallocate(file.fileno(), 0, math.prod((rows, n, *shape)) * torch_dtype(dtype).itemsize)
+                    os.posix_fallocate(file.fileno(), 0, math.prod((n, rows, *shape)) * torch_dtype(dtype).itemsize)
                 except OSError as error:
                     raise OSError(
                         error.errno, f"could not reserve {readable(need)} for the replay in {folder}: {error.strerror}"
@@ -78,6 +86,18 @@ class Store:
         tensor = tensor.detach().to("cpu", dtype).contiguous()
         return tensor.reshape(math.prod(lead), -1).view(torch.uint8).numpy()
 
+    def prefetch(self, cells: np.ndarray) -> None:
+        """Tell the kernel which runs of consecutive cells (B, L) are read next, so that the disk fetches them at once.
+
+        Costs nothing measurable where they are in memory already.
+        """
+        for key in self._wide:
+            width = self._bytes[key].shape[1]
+            for first, last in zip(cells[:, 0].tolist(), cells[:, -1].tolist(), strict=True):
+                # A run over the seam of the ring is two pieces; the one at the front is left to the page faults.
+                length = last - first + 1 if last >= first else self.rows - first % self.rows
+                os.posix_fadvise(self._files[key], first * width, length * width, os.POSIX_FADV_WILLNEED)
+
     def gather(self, key: str, cells: np.ndarray, pin: bool = False) -> torch.Tensor:
         """Copy of cells (..., ) int64 of one key: (..., *shape)."""
         source = self._bytes[key]
@@ -86,7 +106,7 @@ class Store:
         np.take(source, cells.reshape(-1), axis=0, out=out.numpy(), mode="clip")
         return out.view(self.dtypes[key]).view(*cells.shape, *self.shapes[key])
 
-    def scatter(self, key: str, cells: np.ndarray | slice, content: np.ndarray) -> None:
+    def scatter(self, key: str, cells: np.ndarray, content: np.ndarray) -> None:
         """Overwrite cells with bytes (cells, bytes of a cell); the last of equal cell numbers wins."""
         self._bytes[key][cells] = content
 
@@ -103,15 +123,10 @@ class Store:
             self.scatter(key, cells, block)
             place += block.size
 
-    def width(self, keys: Sequence[str]) -> int:
-        """Bytes of one cell over `keys`."""
-        return sum(self._bytes[key].shape[1] for key in keys)
-
     def sync(self) -> None:
         """Ask the kernel to put everything on the disk."""
-        for key in self._bytes:
-            with open(self.folder / f"{key}.memmap", "rb") as file:
-                os.fsync(file.fileno())
+        for file in self._files.values():
+            os.fsync(file)
 
 
 def check_schema(schema: Mapping[str, tuple[tuple[int, ...], str]], latents: Sequence[str]) -> None:

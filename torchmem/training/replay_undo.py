@@ -39,7 +39,7 @@ class Undo:
         self._kept[group, cells] = True
 
     def begin(self, occupied: int) -> str:
-        """Open the next epoch; cells from `occupied` on hold nothing yet and need no record. Returns its token."""
+        """Open the next epoch; rows from `occupied` on hold nothing yet and need no record. Returns its token."""
         journal, token = Journal.create(self._path(self.epoch + 1))
         self._switch(journal, self.epoch + 1, occupied)
         return token
@@ -87,8 +87,9 @@ class Undo:
         self._journal, self.epoch = journal, epoch
         if self._kept is None:
             self._kept = np.empty((2, self._store.cells), np.bool_)
-        self._kept[:, :occupied] = False
-        self._kept[:, occupied:] = True
+        by_row = self._kept.reshape(2, self._store.n, self._store.rows)
+        by_row[:, :, :occupied] = False
+        by_row[:, :, occupied:] = True
 
     def _path(self, epoch: int) -> Path:
         return self._folder / f"{epoch:08d}.undo"
