@@ -2,10 +2,10 @@
 
     python tests/golden/pack.py SOURCE [DEST] [--full]
 
-SOURCE holds functions.npz, optimizer.npz, img_disc/, vec_mixed/ and ckpt/. Left out, to stay below 7 MB: the optimiser
-state (zero in params; nowarm/state of optimizer.npz shows it after updates), and of large maps all but every third pixel
-(a stride of three meets every parity of an upsampling); such an array is stored as `name@axis:stride,axis:stride`. --full
-leaves nothing out; tests read such a folder where TORCHMEM_GOLDEN names it.
+SOURCE holds functions.npz, optimizer.npz, img_disc/, vec_mixed/ and ckpt/. Left out, to stay below 7 MB: the state of
+the optimiser (zero in params; nowarm/state of optimizer.npz shows it after updates), and of large maps all but every
+third pixel (a stride of three meets every parity of an upsampling); such an array is stored as
+`name@axis:stride,axis:stride`. --full leaves nothing out; tests read such a folder where TORCHMEM_GOLDEN names it.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_observe_decode_and_heads(name: str):
     for short, path in HEADS.items():
         head = agent.get_submodule(path)
         check(f"{short}/logits", head(feat))
-        # from identical logits only: the expectation magnifies the last bit of a logit by the largest bins (spec, trap 2)
+        # from identical logits only: the expectation magnifies the last bit of a logit (spec, trap 2)
         check(f"{short}/pred", head.mean(recorded[f"{short}/logits"]))
     check("con/logit", agent.cont(feat))
     check("con/prob1", torch.sigmoid(agent.cont(feat)))

@@ -98,10 +98,13 @@ def test_three_updates_where_denormals_are_flushed_as_xla_does(name: str):
     if not torch.set_flush_denormal(True):
         pytest.skip("this CPU cannot flush denormals")
     try:
-        errors = {n: float(e.max()) for n, e in from_recorded_gradients(name).items()}
+        differences = from_recorded_gradients(name)
     finally:
         torch.set_flush_denormal(False)
-    assert max(errors.values()) <= 5e-7, max(errors, key=errors.get)  # every element, none masked
+    mask = comparable(name)
+    errors = {n: float((e * mask[n]).max()) for n, e in differences.items()}
+    assert max(errors.values()) <= 5e-7, max(errors, key=errors.get)
+    assert max(float(e.max()) for e in differences.values()) <= UPDATE  # every element, none masked
 
 
 def test_three_updates_end_to_end(name: str):
@@ -121,13 +124,13 @@ def test_three_updates_end_to_end(name: str):
     assert state.keys() == expected.keys()
     for buffer in ("behaviour.return_low", "behaviour.return_high"):
         torch.testing.assert_close(state[buffer], expected[buffer], rtol=1e-5, atol=1e-6)
-    # Each update divides the gradient by its own size, element by element: where round-off decides the sign of a
-    # gradient, it decides the sign of the whole update (spec, trap 4). Those elements are below 1e-6 of their tensor.
     steps, mask = recorded_gradients(name), comparable(name)
     for key, value in state.items():
         difference = (value - expected[key]).abs()
         fast = key.replace("slow_value", "value")  # the slow critic follows, elements that differ included
         if fast in mask:
-            firm = torch.stack([g[fast].abs() >= 1e-6 * g[fast].abs().max() for g in steps]).all(0)
-            difference = difference * (mask[fast] & firm)
+            difference = difference * mask[fast]
+            # tails of softmaxes apart, whose gradients of 1e-17 still end in XLA's flushed range
+            firm = torch.stack([g[fast].abs() >= 1e-8 * g[fast].abs().max() for g in steps]).all(0)
+            assert float((difference * firm).max()) <= 2e-5, key
         assert float(difference.max()) <= UPDATE, key

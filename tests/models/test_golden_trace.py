@@ -52,7 +52,7 @@ def test_every_layer(name: str):
 
 @torch.no_grad()
 def test_gate_taps_hold_the_gates(name: str):
-    """The taps are what the recorded gate layer implies: sigmoid, tanh(r c), sigmoid(u - 1), thirds within each block."""
+    """The taps are what the recorded gate layer implies: sigmoid, tanh(r c), sigmoid(u - 1); thirds of each block."""
     agent, obs, carry = one_step(name)
     core = agent.dynamics.core
     taps = {}

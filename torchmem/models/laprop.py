@@ -21,14 +21,15 @@ def learning_rate(update: int, lr: float, warmup: int, schedule: str = "const", 
     if schedule == "linear":
         return lr + (0.1 * lr - lr) * share
     if schedule == "cosine":
-        return lr * (0.9 * 0.5 * (1 + math.cos(math.pi * share)) + 0.1)
+        floor = 0.1 * lr  # a share of lr, so 0.1 lr^2: the original hands optax its floor in the wrong unit
+        return lr * ((1 - floor) * 0.5 * (1 + math.cos(math.pi * share)) + floor)
     raise ValueError(f"agent.schedule={schedule!r}: choose const, linear or cosine")
 
 
 class LaProp(torch.optim.Optimizer):
     """Clip each tensor to a share of its norm, divide by the running gradient size, then take momentum.
 
-    Order per tensor (spec section 10): AGC on the whole tensor; nu <- b2 nu + (1 - b2) g^2; g <- g / (sqrt(nu hat) + eps);
+    Per tensor (spec section 10): AGC on the whole tensor; nu <- b2 nu + (1 - b2) g^2; g <- g / (sqrt(nu hat) + eps);
     mu <- b1 mu + (1 - b1) g; w <- w - lr (mu hat + wd w). Weight decay touches weights only, not biases and scales.
     All on lists (foreach), without a device synchronisation. State per parameter: nu, mu; `updates` counts all calls.
     """
