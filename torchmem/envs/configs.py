@@ -17,7 +17,7 @@ class DummyConfig:
     vary: bool = option(False, "Draw each episode's length uniformly from [length/2, length].")
     ending: Literal["truncated", "terminated", "both"] = option(
         "truncated", "How episodes end; both: even episode seeds terminate, odd ones are truncated.")
-    image: int = option(16, "Side of the image in pixels; 0: no image.")
+    image: int = option(64, "Side of the image in pixels; 0: no image.")
     vector: int = option(4, "Entries of the vector (at least 2, or 0 for none).")
     actions: int = option(5, "Number of discrete actions, or of dimensions if continuous.")
     continuous: bool = option(False, "Act with a vector in [-1, 1] in place of one of `actions` choices.")
@@ -62,7 +62,8 @@ class MemoryMazeConfig:
     size: int = option(9, "Side of the maze in cells, odd; 9, 11, 13 and 15 are the published tasks, 7 is a small one.")
     n_targets: int | None = option(
         None, "Number of balls, 1 to 6; null: the task's own (7: 2, 9: 3, 11: 4, 13: 5, 15: 6).")
-    time_limit: float | None = option(None, "Seconds per episode; null: the task's own (7: 125, 9: 250, 500, 750, 1000).")
+    time_limit: float | None = option(
+        None, "Seconds per episode; null: the task's own (7: 125, 9: 250, 11: 500, 13: 750, 15: 1000).")
     image: int = option(64, "Side of the image in pixels.")
     control_freq: float = option(4.0, "Agent steps per second of the simulated world.")
     good_visibility: bool = option(False, "Low walls and floating balls: the easily visible variant.")
@@ -75,7 +76,8 @@ class MemoryMazeConfig:
         _check(known or self.n_targets is not None, self, "n_targets", f"given for size {self.size}")
         _check(known or self.time_limit is not None, self, "time_limit", f"given for size {self.size}")
         _check(self.n_targets is None or 1 <= self.n_targets <= 6, self, "n_targets", "in 1..6, or null")
-        _check(self.control_freq > 0, self, "control_freq", "positive")
+        substeps = 200 / self.control_freq if self.control_freq > 0 else 0.5
+        _check(substeps == round(substeps), self, "control_freq", "a divisor of the physics' 200 Hz")
         _check(self.time_limit is None or self.time_limit * self.control_freq >= 1, self, "time_limit",
                "at least one agent step long, or null")
         _check(self.image >= 64, self, "image", "at least 64 (the target's colour is drawn as a border)")

@@ -40,10 +40,11 @@ IDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_env(name: str, **kwargs: Any) -> World:
-    """A world by its config name or its gymnasium id, with the arguments of its dataclass in `CONFIGS`.
+    """A world by its config name, by its gymnasium id, or by "package.module:Class" for one of your own.
 
-    Raises ValueError for an unknown name, KeyError-like ValueError for an unknown argument (naming the nearest valid
-    one), and whatever the world raises where its simulator is missing.
+    kwargs: the fields of its dataclass, which is `CONFIGS[name]`, or `Class.Config` for one of your own.
+    Raises ValueError for an unknown name or argument (naming the nearest valid one) or a value out of range, and
+    whatever the world raises where its simulator is missing.
     """
     name, config = make_config(name, **kwargs)
     return world_class(name)(config)
@@ -60,18 +61,19 @@ def make_config(name: str, **kwargs: Any) -> tuple[str, Any]:
     if name in IDS:
         name, preset = IDS[name]
         kwargs = {**preset, **kwargs}
-    if name not in CONFIGS:
+    if name not in CONFIGS and ":" not in name:
         raise ValueError(f"unknown env {name!r}{_nearest(name, [*CONFIGS, *IDS])}; valid: {', '.join(CONFIGS)}")
-    fields = [f.name for f in dataclasses.fields(CONFIGS[name])]
+    kind = CONFIGS[name] if name in CONFIGS else world_class(name).Config
+    fields = [f.name for f in dataclasses.fields(kind)]
     for key in kwargs:
         if key not in fields:
             raise ValueError(f"env {name!r} has no argument {key!r}{_nearest(key, fields)}; valid: {', '.join(fields)}")
-    return name, CONFIGS[name](**kwargs)
+    return name, kind(**kwargs)
 
 
 def world_class(name: str) -> type[World]:
-    """The class behind a config name; imports its simulator."""
-    module, attribute = WORLDS[name].split(":")
+    """The class behind a config name or "package.module:Class"; imports its module."""
+    module, attribute = WORLDS.get(name, name).split(":")
     return getattr(importlib.import_module(module), attribute)
 
 

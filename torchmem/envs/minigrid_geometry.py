@@ -100,6 +100,8 @@ class StockMemory(MemoryEnv):
             self.success_pos, self.failure_pos = self.layout.success_pos, self.layout.failure_pos
         x, y = (int(i) for i in self.agent_pos)
         x, y = self.choose.get("agent_pos", (min(x, self.layout.hallway_end), y))
+        if self.grid.get(x, y) is not None:
+            raise ValueError(f"reset option agent_pos {(x, y)} is a wall or an object in this layout")
         self.agent_pos = np.array((x, y))
         self.agent_dir = self.choose.get("agent_dir", self.agent_dir)
 

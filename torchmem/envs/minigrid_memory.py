@@ -82,7 +82,7 @@ class MinigridMemory(World):
         self._distance, self._best = best_actions(layout)
         x, y, _ = env.pose()
         if self._distance[x, y, 0] <= 0:
-            raise ValueError(f"agent_pos {(x, y)} is a wall, an object or an end of the hallway")
+            raise ValueError(f"reset option agent_pos {(x, y)} is an end of the hallway, or cut off from it")
         cue = np.array(CUES.index(layout.cue), np.int64)
         self._fixed = {
             "cue_type": cue, "target_type": cue,  # the target is the cue's twin
@@ -134,9 +134,10 @@ class MinigridMemory(World):
         view = self._views.get(key)
         if view is None:
             view = self._views[key] = self._encode()
-            for array in view.values():
-                array.setflags(write=False)  # shared by every later visit
-        return {**view, "direction": np.array(pose[2], np.int64)} if self.config.direction else dict(view)
+        obs = {k: v.copy() for k, v in view.items()}  # the kept one must survive a caller who writes into it
+        if self.config.direction:
+            obs["direction"] = np.array(pose[2], np.int64)
+        return obs
 
     def _encode(self) -> Arrays:
         if self.config.obs == "rgb":
@@ -156,7 +157,7 @@ class MinigridMemory(World):
         if not done:
             optimal[:3] = self._best[pose]
         return {
-            **self._fixed,
+            **{k: v.copy() for k, v in self._fixed.items()},
             "pos": np.array((x, y), np.float32),
             "heading": np.array(heading * np.pi / 2, np.float32),
             "cue_visible": np.array(self._sees_cue[pose]),

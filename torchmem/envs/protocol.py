@@ -31,6 +31,7 @@ class World(gymnasium.Env, abc.ABC):
     follows from its reset seed, so that seed + actions make the episode again.
     """
 
+    Config: type  # dataclass of its arguments; worlds listed in make.CONFIGS need not set it
     env_spec: EnvSpec
     metadata = {"render_modes": []}
 
@@ -64,7 +65,7 @@ class World(gymnasium.Env, abc.ABC):
 
     @abc.abstractmethod
     def _observe(self) -> Arrays:
-        """What the agent sees now: the keys, shapes and dtypes of `env_spec.obs`. The caller must not write into it."""
+        """What the agent sees now: the keys, shapes and dtypes of `env_spec.obs`."""
 
     @abc.abstractmethod
     def _truth(self) -> Arrays:
@@ -75,6 +76,7 @@ class World(gymnasium.Env, abc.ABC):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         """Open an episode. seed None: the next one of this world's own generator. -> (observation, {"truth": ...})."""
         super().reset(seed=seed)
+        self._open = False
         if seed is None:
             seed = int(self.np_random.integers(2**31))
         self._seed, self._options, self._actions = int(seed), dict(options) if options else None, []

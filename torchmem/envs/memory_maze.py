@@ -1,0 +1,102 @@
+"""Memory Maze (Pasukonis et al. 2022): fetch the ball whose colour frames the image, again and again, by memory.
+
+Truth, as in the package's ExtraObs variants, in cells with (0, 0) at the bottom left of the inner maze: `pos`
+(agent_pos there), `heading` the angle of agent_dir from +x towards +y, `maze_layout` uint8 [row y, column x] with
+1 where one can walk, `targets_pos` and agent-centred `targets_vec` (right, ahead), and of the ball that pays now its
+index `target`, `target_pos`, `target_vec` and `target_color` (RGB in [0, 1]).
+
+An episode ends by its time limit only (truncated). It is restored by replaying its actions without rendering.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchmem.envs.configs import MemoryMazeConfig
+from torchmem.envs.protocol import Arrays, World
+from torchmem.types import EnvSpec, Space
+
+if TYPE_CHECKING:
+    from torchmem.envs.maze_task import Simulator
+
+# Targets collected per episode of the published tasks: README of jurgisp/memory-maze.
+LEVELS = {
+    9: {"human": 26.4, "oracle": 34.8},
+    11: {"human": 44.3, "oracle": 58.0},
+    13: {"human": 55.5, "oracle": 74.5},
+    15: {"human": 67.7, "oracle": 87.7},
+}
+TRUTH = {
+    "pos": "cells", "heading": "rad", "maze_layout": "1 = free", "targets_pos": "cells", "targets_vec": "cells",
+    "target": "index", "target_pos": "cells", "target_vec": "cells", "target_color": "RGB in [0, 1]",
+}
+
+
+class MemoryMaze(World):
+    """One maze per episode, a new one each time. Reward 1 for touching the ball that pays; then another one pays."""
+
+    config: MemoryMazeConfig
+
+    def __init__(self, config: MemoryMazeConfig) -> None:
+        super().__init__(config)
+        from torchmem.envs.maze_task import Simulator  # here, as it loads MuJoCo and OpenGL
+
+        self._sim: Simulator = Simulator(config)
+
+    @classmethod
+    def describe(cls, config: MemoryMazeConfig) -> EnvSpec:
+        published = config.n_targets is None and config.time_limit is None and config.control_freq == 4.0
+        return EnvSpec(
+            name="memory_maze", obs={"image": Space((config.image, config.image, 3), "uint8")},
+            action={"action": Space((), "int64", classes=6)}, control_hz=config.control_freq, truth=TRUTH,
+            levels=LEVELS.get(config.size, {}) if published else {}, kwargs=dataclasses.asdict(config),
+        )
+
+    def _begin(self, seed: int, options: Mapping[str, Any] | None) -> None:
+        if options:
+            raise ValueError(f"memory_maze has no reset options; got {sorted(options)}")
+        sim = self._sim
+        sim.reset(seed)
+        text = sim.arena.maze.entity_layer[1:-1, 1:-1]  # without outer walls
+        self._layout = np.ascontiguousarray(np.isin(text, [" ", "P", "G"])[::-1].astype(np.uint8))  # row 0 at the bottom
+        self._center = np.array([self.config.size, self.config.size]) / 2
+        self._targets = np.stack([sim.physics.bind(t.geom).xpos.copy() for t in sim.targets])
+
+    def _advance(self, action: Any) -> tuple[float, bool, bool]:
+        action = int(action)
+        if not 0 <= action < 6:
+            raise ValueError(f"memory_maze: action must be in 0..5, got {action}")
+        reward, over = self._sim.step(action)
+        return reward, False, over
+
+    def _observe(self) -> Arrays:
+        return {"image": self._sim.picture()}
+
+    def _truth(self) -> Arrays:
+        from torchmem.envs.maze_task import XY_SCALE
+
+        body = self._sim.physics.bind(self._sim.walker.root_body)
+        frame = np.array(body.xmat).reshape(3, 3)  # columns: the walker's right, ahead, up
+        place = np.array(body.xpos)
+        pos = (place[:2] / XY_SCALE + self._center).astype(np.float32)
+        targets_pos = (self._targets[:, :2] / XY_SCALE + self._center).astype(np.float32)
+        targets_vec = (((self._targets - place) @ frame)[:, :2] / XY_SCALE).astype(np.float32)
+        target = self._sim.target
+        return {
+            "pos": pos,
+            "heading": np.array(np.arctan2(frame[1, 1], frame[0, 1]), np.float32),
+            "maze_layout": self._layout.copy(),
+            "targets_pos": targets_pos,
+            "targets_vec": targets_vec,
+            "target": np.array(target, np.int64),
+            "target_pos": targets_pos[target].copy(),
+            "target_vec": targets_vec[target].copy(),
+            "target_color": self._sim.target_color.astype(np.float32),
+        }
+
+    def close(self) -> None:
+        self._sim.close()
