@@ -88,7 +88,7 @@ class PolicyHead(nn.Module):
         for key, space in self.spaces.items():
             draw = None if noise is None else noise[key]
             if space.discrete:
-                out[key] = dists.sample_index(params[key][0].detach(), draw).to(torch.int32)
+                out[key] = dists.sample_index(params[key][0].detach(), draw).to(getattr(torch, space.dtype))
             else:
                 mean, std = params[key]
                 out[key] = (mean if draw is None else mean + std * draw).detach()

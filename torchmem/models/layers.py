@@ -40,7 +40,8 @@ class Layer(nn.Module):
             return value.to(like.dtype)
         key = (name, like.dtype)
         if key not in self.casts:
-            self.casts[key] = value.to(like.dtype)
+            with torch.enable_grad():  # the first use may be in imagination, without gradient; later ones need it
+                self.casts[key] = value.to(like.dtype)
         return self.casts[key]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from torchmem.options import option
 
@@ -72,7 +73,7 @@ class DreamerConfig:
     # Optimiser: LaProp with adaptive gradient clipping.
     lr: float = option(4e-5, "Learning rate.")
     warmup: int = option(1000, "Updates of linear warm-up from 0; the first update changes nothing.")
-    schedule: str = option("const", "After the warm-up: const, linear or cosine.")
+    schedule: Literal["const", "linear", "cosine"] = option("const", "After the warm-up: const, linear or cosine.")
     anneal: int = option(0, "Updates at which a linear or cosine schedule reaches a tenth of lr.")
     agc: float = option(0.3, "Clip each tensor's gradient to this share of the tensor's norm.")
     agc_min: float = option(1e-3, "Tensor norm assumed at least, for the clipping.")

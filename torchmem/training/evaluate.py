@@ -1,0 +1,100 @@
+"""How good an agent is: fresh seeds, whole episodes, an interval, and what is left without memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchmem.envs.collector import Collector
+from torchmem.envs.seeds import Split
+from torchmem.envs.vector import VectorEnv
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """Scores of whole episodes. `score` is the success rate or the mean return, as the world's spec says."""
+
+    kind: str  # "success" or "return"
+    returns: np.ndarray  # (episodes,)
+    lengths: np.ndarray  # (episodes,) agent steps
+
+    @property
+    def values(self) -> np.ndarray:
+        """(episodes,): 0 or 1 for success (a positive return), else the return."""
+        return (self.returns > 0).astype(float) if self.kind == "success" else self.returns
+
+    @property
+    def score(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %: Wilson's for a rate, normal for a mean."""
+        n, mean, z = len(self.values), self.score, 1.96
+        if self.kind == "success":
+            centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+            half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+        else:
+            centre, half = mean, z * float(self.values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+        return centre - half, centre + half
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        low, high = self.interval
+        return {
+            f"{prefix}/score": self.score,
+            f"{prefix}/score_low": low,
+            f"{prefix}/score_high": high,
+            f"{prefix}/return": float(self.returns.mean()),
+            f"{prefix}/length": float(self.lengths.mean()),
+            f"{prefix}/episodes": float(len(self.returns)),
+        }
+
+    def summary(self) -> str:
+        low, high = self.interval
+        return f"{self.kind} {self.score:.3f} [{low:.3f}, {high:.3f}] over {len(self.values)} episodes"
+
+
+def evaluate(
+    agent: Any,
+    env: str,
+    kwargs: Mapping[str, Any],
+    episodes: int,
+    seed: int = 0,
+    *,
+    memory: bool = True,
+    split: Split = "eval",
+    envs: int = 16,
+    workers: int = 0,
+) -> Evaluation:
+    """Play `episodes` whole episodes, an equal number in every env, so that short ones are not over-counted.
+
+    memory False: the carry is emptied before every step, as if each step opened an episode. Own worlds and own random
+    numbers: training goes on afterwards as if this had not happened. Raises ValueError for episodes < 1.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {episodes}")
+    n = min(envs, episodes)
+    quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
+    generator = torch.Generator(agent.device).manual_seed(seed + 7919)
+
+    def policy(obs, carry):
+        if not memory:
+            obs = {**obs, "is_first": torch.ones_like(obs["is_first"])}
+        return agent.policy(obs, carry, agent.acting_noise(n, generator))
+
+    returns, lengths = [], []
+    with VectorEnv(env, kwargs, n, split=split, seed=seed, workers=workers, on_error="raise") as worlds:
+        collector = Collector(worlds, agent.initial(n), agent.device)
+        while quota.any():
+            collector.step(policy)
+            for i, total, length in collector.finished:
+                if quota[i]:
+                    quota[i] -= 1
+                    returns.append(total)
+                    lengths.append(length)
+    return Evaluation(worlds.spec.score, np.array(returns), np.array(lengths))

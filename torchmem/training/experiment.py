@@ -1,0 +1,188 @@
+"""Everything a run consists of, built from its configuration, with its state in and out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchmem.envs.collector import Collector
+from torchmem.envs.vector import VectorEnv
+from torchmem.models.dreamer.agent import DreamerAgent
+from torchmem.training.clock import Clock, Ratio
+from torchmem.training.learner import Learner
+from torchmem.training.processes import Processes
+from torchmem.training.replay import Replay, auto_capacity
+from torchmem.training.run_config import RunConfig
+from torchmem.training.snapshot import Snapshots
+from torchmem.training.writeback import WriteBack
+from torchmem.types import FLAGS
+
+log = logging.getLogger("torchmem")
+
+
+class Experiment:
+    """Worlds, agent, replay, learner and clocks of one process. `collect` and `learn` are the two halves of the loop.
+
+    Several processes: each owns envs / N worlds with seeds of their own, a replay of capacity / N filled by them alone,
+    and batch / N sequences of every update. Sampling is therefore uniform within a process, not over all of them.
+    """
+
+    def __init__(self, config: RunConfig, processes: Processes, device: torch.device) -> None:
+        self.config, self.processes, self.device = config, processes, device
+        size, rank = processes.size, processes.rank
+        for name in ("envs", "batch"):
+            if getattr(config, name) % size:
+                raise ValueError(f"{name}={getattr(config, name)} cannot be shared by {size} processes")
+        self.logdir = Path(str(config.logdir))
+        self.batch = config.batch // size
+        torch.manual_seed(config.seed)
+        self.envs = VectorEnv(
+            config.env_name,
+            config.env_kwargs,
+            config.envs // size,
+            split="train",
+            seed=config.seed * 1009 + rank,
+            workers=worker_count(config, size),
+            on_error=config.on_env_error,
+        )
+        self.spec = self.envs.spec
+        self.agent = DreamerAgent(self.spec, config.agent).to(device)
+        self.agent.dtype = torch.bfloat16 if config.trainer.precision == "bfloat16" else torch.float32
+        self.learner = Learner(self.agent, self.batch, config.length, config.seed, processes)
+        self.collector = Collector(self.envs, self.agent.initial(self.envs.n), device)
+        self.acting = torch.Generator(device).manual_seed(config.seed * 1000 + 500 + rank)
+        self.clock = Clock(self.spec.action_repeat)
+        self.ratio = Ratio(config.ratio, config.batch, config.length)
+        self.snapshots = Snapshots(self.logdir, processes, config.save.keep)
+        self.replay: Replay
+        self.write_back: WriteBack
+
+    # The data ----------------------------------------------------------------------------------------------------
+
+    @property
+    def schema(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of everything replay stores of one step of one world."""
+        spaces = {**self.spec.obs, **self.spec.action}
+        stored = {key: (space.shape, space.dtype) for key, space in spaces.items()}
+        flags = {key: ((), "bool") for key in FLAGS}
+        return {**stored, "reward": ((), "float32"), **flags, **self.agent.latent_schema()}
+
+    @property
+    def replay_folder(self) -> Path:
+        place = self.config.replay.directory
+        return (Path(place) if place else self.logdir / "replay") / f"rank{self.processes.rank}"
+
+    def capacity(self) -> int:
+        """Agent steps this process keeps."""
+        wanted = self.config.replay.capacity
+        total = auto_capacity(self.schema, self.replay_folder) if wanted == "auto" else wanted
+        return total // self.processes.size
+
+    def open_replay(self, owner: str) -> None:
+        """A new, empty replay. Raises OSError where the disk is too small, FileExistsError where another run's is."""
+        config = self.config
+        self.replay = Replay(
+            self.schema,
+            self.envs.n,
+            self.capacity(),
+            config.length + 1,
+            self.replay_folder,
+            seed=config.seed * 1009 + self.processes.rank,
+            online=config.replay.online,
+            owner=owner,
+            pin=self.device.type == "cuda",
+        )
+        self.write_back = WriteBack(self.replay)
+
+    # The two halves of the loop ------------------------------------------------------------------------------------
+
+    def collect(self) -> list[tuple[int, float, int]]:
+        """One lock-step of all worlds into replay. Returns (env, return, length) of the episodes it ended."""
+        step = self.collector.step(self._act)
+        for env in np.flatnonzero(self.envs.restarted):
+            self.replay.mark_truncated(int(env))
+        self.replay.add(step)
+        self.clock.collected(self.envs.n * self.processes.size, len(self.collector.finished))
+        return self.collector.finished
+
+    def _act(self, obs, carry):
+        return self.agent.policy(obs, carry, self.agent.acting_noise(self.envs.n, self.acting))
+
+    def learn(self) -> dict[str, torch.Tensor]:
+        """One update on a replayed batch. Returns its metrics, on the device."""
+        batch = self.replay.sample(self.batch)
+        index = batch.pop("index")[:, 1:]
+        out = self.learner.update({k: v.to(self.device, non_blocking=True) for k, v in batch.items()})
+        self.write_back.push(index, out.latents)
+        self.clock.updated(self.config.batch * self.config.length)
+        return out.metrics
+
+    def updates_due(self) -> int:
+        """Updates that the ratio grants now; 0 until replay can serve `warmup_items` sequences."""
+        return self.ratio.due(self.clock.agent_steps) if self.replay.ready(self.config.warmup_items) else 0
+
+    # State ---------------------------------------------------------------------------------------------------------
+
+    def save(self, extra: dict[str, Any]) -> str:
+        """Write a snapshot of everything; returns its id."""
+        self.learner.check()
+        own = {
+            "replay": self.replay.snapshot(),
+            "write_back": self.write_back.state_dict(),
+            "envs": self.envs.state_dict(),
+            "carry": list(self.collector.carry),
+            "actions": self.collector.actions,
+            "returns": self.collector.returns,
+            "lengths": self.collector.lengths,
+            "acting": self.acting.get_state(),
+            "sampling": self.learner.generator.get_state(),
+        }
+        shared = {
+            "learner": self.learner.state_dict(),
+            "clock": self.clock.state_dict(),
+            "ratio": self.ratio.state_dict(),
+            **extra,
+        }
+        name = self.snapshots.write(self.agent, self.clock.updates, self.clock.agent_steps, shared, own)
+        self.replay.commit()
+        self.snapshots.prune()
+        return name
+
+    def restore(self, name: str) -> dict[str, Any]:
+        """Continue from a snapshot; returns the shared state, `extra` of `save` included."""
+        shared, own = self.snapshots.read(name, self.agent)
+        self.learner.load_state_dict(shared["learner"])
+        self.learner.generator.set_state(own["sampling"])
+        self.clock.load_state_dict(shared["clock"])
+        self.ratio.load_state_dict(shared["ratio"], self.clock.agent_steps)
+        self.replay = Replay.restore(self.replay_folder, own["replay"], pin=self.device.type == "cuda")
+        self.write_back = WriteBack(self.replay)
+        self.write_back.load_state_dict(own["write_back"])
+        carry = self.collector.carry
+        self.collector.carry = type(carry)(*(c.to(self.device) for c in own["carry"]))
+        self.collector.actions = own["actions"]
+        self.collector.returns, self.collector.lengths = own["returns"], own["lengths"]
+        self.acting.set_state(own["acting"])
+        for env, whole in enumerate(self.envs.load_state_dict(own["envs"])):
+            if not whole:
+                self.replay.mark_truncated(env)
+        return shared
+
+    def close(self) -> None:
+        self.envs.close()
+        if hasattr(self, "replay"):
+            self.replay.close()
+
+
+def worker_count(config: RunConfig, processes: int) -> int:
+    """Processes that step one process's worlds: auto is one for each core left, but none for the quick worlds."""
+    if config.workers != "auto":
+        return config.workers
+    if config.env_name != "memory_maze":
+        return 0
+    return min(config.envs // processes, max(len(os.sched_getaffinity(0)) // processes, 1))

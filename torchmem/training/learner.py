@@ -1,0 +1,83 @@
+"""One update: noise, loss, gradient, all-reduce, LaProp, slow critic. Knows no world and no replay."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from torchmem.models.laprop import LaProp
+from torchmem.models.noise import Noise
+from torchmem.models.protocol import LossOut
+from torchmem.training.processes import Processes
+
+log = logging.getLogger("torchmem")
+
+
+class NaNLoss(RuntimeError):
+    """The loss is not finite; nothing after the last snapshot is worth keeping."""
+
+
+class Learner:
+    """Trains one agent on batches of sequences.
+
+    Several processes: each gives its own part of the batch; gradients are averaged by one flat all-reduce, and the
+    return range is taken over the gathered returns, so that N parts train as one batch does.
+    """
+
+    def __init__(self, agent, batch: int, length: int, seed: int, processes: Processes) -> None:
+        self.agent, self.processes = agent, processes
+        self.batch, self.length = batch, length  # of this process
+        self.optimiser = LaProp(agent.trained(), agent.config)
+        self.parameters = [p for _, p in agent.trained()]
+        self.generator = torch.Generator(agent.device).manual_seed(seed * 1000 + processes.rank + 1)
+        self.loss: Callable[[Mapping[str, Tensor], Noise], LossOut] = agent.loss
+        self.finite = torch.ones((), dtype=torch.bool, device=agent.device)
+        agent.behaviour.gather = processes.gather
+
+    def update(self, batch: Mapping[str, Tensor], noise: Noise | None = None) -> LossOut:
+        """One optimiser step on batch[key] (B, 1 + T, ...) on the agent's device. noise: default, a fresh draw.
+
+        Raises NaNLoss on a CPU at once; elsewhere `check` does, because looking would wait for the device.
+        """
+        if noise is None:
+            noise = self.agent.training_noise(self.batch, self.length, self.generator)
+        out = self.loss(batch, noise)
+        out.total.backward()
+        self.finite &= torch.isfinite(out.total.detach())
+        if self.finite.device.type == "cpu":
+            self.check(out.metrics)
+        self.processes.average([p.grad for p in self.parameters])
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.agent.commit(out)
+        return out
+
+    def check(self, metrics: Mapping[str, Tensor | float] = ()) -> None:
+        """Raise NaNLoss if any loss so far was not finite; waits for the device."""
+        if not bool(self.finite):
+            losses = {k: float(v) for k, v in dict(metrics).items() if k.startswith("loss/")}
+            worst = ", ".join(f"{k}={v:g}" for k, v in losses.items() if v != v or abs(v) == float("inf"))
+            raise NaNLoss(
+                f"the loss is not finite after {self.optimiser.updates} updates ({worst or 'see metrics.jsonl'}). The "
+                f"last snapshot is from before; resume from it with a lower agent.lr "
+                f"(allow_config_change=[agent.lr]) or in float32 (trainer.precision=float32)"
+            )
+
+    def state_dict(self) -> dict:
+        """Optimiser moments by parameter name, counters and random state: tensors and JSON values."""
+        moments = {}
+        for name, p in self.agent.trained():
+            for key, value in self.optimiser.state[p].items():
+                moments[f"{key}.{name}"] = value
+        return {"moments": moments, "updates": self.optimiser.updates, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        with torch.no_grad():
+            for name, p in self.agent.trained():
+                for key, value in self.optimiser.state[p].items():
+                    value.copy_(state["moments"][f"{key}.{name}"])
+        self.optimiser.updates = int(state["updates"])
+        self.generator.set_state(state["generator"])

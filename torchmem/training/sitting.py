@@ -1,0 +1,222 @@
+"""One sitting of a run: from the command to the exit. Folders, resuming, signals, banner, progress, saving."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from torchmem.files import atomic_write
+from torchmem.models.checkpoint import plain
+from torchmem.training.clock import Clock, Eta, duration
+from torchmem.training.config import ConfigError, from_json, refuse_changes, to_json
+from torchmem.training.device import launch
+from torchmem.training.estimate import banner
+from torchmem.training.experiment import Experiment, worker_count
+from torchmem.training.logger import Logger
+from torchmem.training.open_loop import open_loop_video
+from torchmem.training.run_config import RunConfig
+
+log = logging.getLogger("torchmem")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Sitting:
+    """Context of one process from start to end. Leaving it saves, unless an error says that there is nothing to save."""
+
+    experiment: Experiment
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.logdir = Path(str(config.logdir))
+        self.signal: int | None = None
+        self.saved_at = -1
+        self.logger: Logger | None = None
+        self.bar: tqdm | None = None
+
+    # Start and end -------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Sitting:
+        self.processes, self.device = launch(self.config.trainer)
+        self.workers = worker_count(self.config, self.processes.size)
+        notes = claim(self.config) if self.processes.main else []
+        self.processes.barrier()
+        try:
+            self._open(notes)
+        except BaseException:
+            self._close()
+            raise
+        self._handlers = {s: signal.signal(s, self._on_signal) for s in SIGNALS}
+        return self
+
+    def _open(self, notes: list[str]) -> None:
+        x = self.experiment = Experiment(self.config, self.processes, self.device)
+        owner = json.loads((self.logdir / "run.json").read_text())["id"]
+        name = x.snapshots.latest()
+        if name is None:
+            if self.config.resume == "must":
+                raise ConfigError(f"resume=must, but {self.logdir} holds no snapshot")
+            x.open_replay(owner)
+            watermark = 0
+        else:
+            watermark = x.restore(name)["watermark"]
+            self.saved_at = x.clock.agent_steps
+        self.processes.share([p.data for p in x.agent.parameters()])
+        if self.processes.main:
+            atomic_write(self.logdir / "config.json", to_json(self.config))
+            atomic_write(self.logdir / "env_spec.json", json.dumps(plain(x.spec.to_json()), indent=1))
+            self.logger = Logger(self.logdir, x.clock, self.config.log.sinks, watermark=watermark)
+            for line in banner(x, self.device) + notes:
+                self.say(line)
+            if name is not None:
+                self.say(f"resumed from snapshot {name}")
+            self.bar = tqdm(
+                total=self.config.steps, initial=x.clock.agent_steps, unit="step", unit_scale=True,
+                disable=not sys.stderr.isatty(), dynamic_ncols=True,
+            )
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                self.save()
+                if self.processes.main:
+                    for line in self._farewell():
+                        self.say(line)
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._close()
+        if kind is None and self.signal is not None:
+            self._requeue()
+            raise SystemExit(128 + self.signal)
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        if self.logger is not None:
+            self.logger.close()
+        if hasattr(self, "experiment"):
+            self.experiment.close()
+
+    # Stopping ------------------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second ctrl-C does not wait for the snapshot
+        self.signal = number
+        self.say(f"{signal.Signals(number).name}: saving a snapshot, then stopping (ctrl-C again: stop without saving)")
+
+    def stopped(self) -> bool:
+        """Whether a signal asked any process to stop."""
+        return self.processes.any(self.signal is not None)
+
+    @property
+    def finished(self) -> bool:
+        return self.experiment.clock.agent_steps >= self.config.steps
+
+    def _requeue(self) -> None:
+        """Under SLURM, USR1 (sbatch --signal=USR1@120) means: time is up, put me back into the queue."""
+        job = os.environ.get("SLURM_JOB_ID")
+        if self.signal == signal.SIGUSR1 and job and self.processes.main:
+            subprocess.run(["scontrol", "requeue", job], check=False)
+
+    def _farewell(self) -> list[str]:
+        command = shlex.join(["python", *sys.argv])
+        return [
+            f"snapshot: {self.logdir / 'ckpt'} (newest: {self.experiment.snapshots.latest()})",
+            *([] if self.finished else [f"resume:   {command}"]),
+            f"curves:   tensorboard --logdir {self.logdir}   or   torchmem plot {self.logdir}",
+            f"look:     torchmem eval {self.logdir}   |   torchmem video {self.logdir}",
+        ]
+
+    # While running ---------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """A snapshot of now, unless one exists."""
+        x = self.experiment
+        if x.clock.agent_steps == self.saved_at:
+            return
+        watermark = self.logger.watermark() if self.logger else 0
+        x.save({"watermark": watermark})
+        self.saved_at = x.clock.agent_steps
+
+    def ladder(self, agent_steps: int) -> None:
+        """Keep the agent at 1, 2, 4, 8, ... thousand agent steps."""
+        if not self.config.save.ladder:
+            return
+        rung = 1000 * 2 ** int(math.log2(max(agent_steps, 1000) / 1000))
+        if agent_steps - self.experiment.envs.n * self.processes.size < rung <= agent_steps:
+            self.experiment.snapshots.ladder(self.experiment.agent, rung)
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """One row of metrics.jsonl, and one line for whoever watches without a progress bar."""
+        if self.logger is None or not metrics:
+            return
+        row = self.logger.log(metrics)
+        if self.bar is not None and self.bar.disable and "steps_per_s" in metrics:
+            self.say(headline(row, self.eta))
+
+    def progress(self, clock: Clock, eta: Eta) -> None:
+        self.eta = eta
+        if self.bar is not None and not self.bar.disable:
+            self.bar.n = clock.agent_steps
+            self.bar.set_postfix_str(f"{clock.updates} updates, {eta} left", refresh=False)
+            self.bar.update(0)
+
+    def video(self, x: Experiment) -> None:
+        """Open-loop prediction beside the truth, where the world has images."""
+        if self.logger is not None:
+            frames = open_loop_video(x)
+            if frames is not None:
+                path = self.logger.video("open_loop", frames)
+                self.say(f"open-loop video (truth / model / error): {path}")
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches, above the progress bar."""
+        if self.processes.main:
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+
+def headline(row: Mapping[str, Any], eta: Eta) -> str:
+    """The few numbers of a row that tell whether all is well."""
+    names = {"train/loss/image": "image", "train/loss/dyn": "dyn", "train/loss/rew": "rew", "episode/return": "return"}
+    parts = [f"{short} {row[key]:.4g}" for key, short in names.items() if key in row]
+    return (
+        f"{row['agent_steps']:>9} steps  {row['updates']:>7} updates  {row['steps_per_s']:.1f} steps/s  "
+        f"{duration(eta.left_s)} left  " + "  ".join(parts)
+    )
+
+
+def claim(config: RunConfig) -> list[str]:
+    """Make the run's folder ours, or find that it is ours already. Returns lines to show.
+
+    Raises ConfigError for a folder of something else, of another configuration, or where `resume` forbids it.
+    """
+    logdir = Path(str(config.logdir))
+    if logdir.exists() and not logdir.is_dir():
+        raise ConfigError(f"logdir={logdir} is a file")
+    if logdir.is_dir() and any(logdir.iterdir()):
+        if not (logdir / "run.json").is_file():
+            raise ConfigError(f"logdir={logdir} holds something that is not a run of torchmem: choose another logdir=")
+        if config.resume == "never":
+            raise ConfigError(f"logdir={logdir} holds a run, and resume=never: choose another logdir=")
+        if (logdir / "config.json").is_file():
+            changes = refuse_changes(from_json((logdir / "config.json").read_text()), config)
+            return [f"changed on resume, as allowed: {line}" for line in changes]
+        return []
+    if config.resume == "must":
+        raise ConfigError(f"resume=must, but logdir={logdir} holds no run")
+    atomic_write(logdir / "run.json", json.dumps({"id": uuid.uuid4().hex}))
+    return []
