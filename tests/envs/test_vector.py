@@ -43,7 +43,8 @@ def assert_equal(a, b):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_flags_rewards_and_resets_follow_the_diagram(workers):
-    with VectorEnv("dummy", {"length": 3, "image": 0, "ending": "both"}, 3, split="train", seed=1, workers=workers) as env:
+    kwargs = {"length": 3, "image": 0, "ending": "both"}
+    with VectorEnv("dummy", kwargs, 3, split="train", seed=1, workers=workers) as env:
         assert env.spec.name == "dummy"
         steps = roll(env, 8)
     first = np.stack([d["is_first"] for d, _ in steps])

@@ -78,7 +78,8 @@ class MazeTask(maze.MemoryMazeTask):
             rng.shuffle(self._target_colors)
         for color in self._target_colors[: self.n_targets]:
             height = self._target_radius + self._target_height_above_ground
-            target = Target(radius=self._target_radius, height_above_ground=height, rgb1=tuple(color), rgb2=tuple(color))
+            rgb = tuple(color)
+            target = Target(radius=self._target_radius, height_above_ground=height, rgb1=rgb, rgb2=rgb)
             self._targets.append(target)
             self._maze_arena.attach(target)
 
@@ -89,7 +90,7 @@ class MazeTask(maze.MemoryMazeTask):
     def _place_targets(self, rng: Any) -> bool:
         self._layouts += 1
         if self._layouts > MAX_LAYOUTS:
-            raise ValueError(f"no layout of this size holds {self.n_targets} targets; make the maze larger or n_targets less")
+            raise ValueError(f"no maze of this size holds {self.n_targets} targets; enlarge size or lower n_targets")
         return super()._place_targets(rng)
 
 
@@ -177,7 +178,7 @@ class Simulator:
         """What the walker sees, uint8 (side, side, 3), framed in the colour of the target that pays."""
         if self._camera is None:  # one per episode: making its scene takes as long as drawing it
             self._camera = engine.Camera(self.physics, self._side, self._side, "walker/egocentric")
-        picture = self._camera.render()
+        picture = self._camera.render().copy()  # the camera draws into the same array every time
         width = int(2 * np.sqrt(self._side // 64))  # memory_maze/wrappers.py
         color = self.target_color * 255 * 0.7
         picture[:, :width] = picture[:, -width:] = picture[:width] = picture[-width:] = color

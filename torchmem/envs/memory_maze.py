@@ -61,8 +61,9 @@ class MemoryMaze(World):
             raise ValueError(f"memory_maze has no reset options; got {sorted(options)}")
         sim = self._sim
         sim.reset(seed)
-        text = sim.arena.maze.entity_layer[1:-1, 1:-1]  # without outer walls
-        self._layout = np.ascontiguousarray(np.isin(text, [" ", "P", "G"])[::-1].astype(np.uint8))  # row 0 at the bottom
+        inner = sim.arena.maze.entity_layer[1:-1, 1:-1]
+        free = np.isin(inner, [" ", "P", "G"])  # floor, and where the walker and targets may be put
+        self._layout = np.ascontiguousarray(free[::-1].astype(np.uint8))  # row 0 at the bottom
         self._center = np.array([self.config.size, self.config.size]) / 2
         self._targets = np.stack([sim.physics.bind(t.geom).xpos.copy() for t in sim.targets])
 
