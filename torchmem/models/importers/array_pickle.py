@@ -36,7 +36,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Callable:
         if (module, name) not in ALLOWED:
             raise PickleRefused(
-                f"{self.path} wants to call {module}.{name}; only numpy arrays are read, so it is refused"
+                f"{self.path} wants to call {module}.{name}: refused, only numpy arrays are read"
             )
         return ALLOWED[module, name]
 

@@ -211,9 +211,10 @@ def from_arrays(params: Mapping[str, np.ndarray], config: Mapping[str, Any], spe
             continue
         name, value = translate(path, array, stages=len(agent.config.mults))
         if name not in own:
-            raise KeyError(f"official parameter {path!r} has no place here (would be {name!r}): other observation keys?")
+            raise KeyError(f"official parameter {path!r} has no place here (would be {name!r}): other keys?")
         if own[name].shape != value.shape:
-            raise ValueError(f"official parameter {path!r} is {tuple(value.shape)}, but {name!r} is {tuple(own[name].shape)}")
+            shapes = f"is {tuple(value.shape)}, but {name!r} is {tuple(own[name].shape)}"
+            raise ValueError(f"official parameter {path!r} {shapes}")
         own[name].copy_(value)
         missing.discard(name)
     if missing:

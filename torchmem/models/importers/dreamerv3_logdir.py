@@ -66,8 +66,8 @@ def import_logdir(logdir: str | Path, out: str | Path, spec: EnvSpec | str | Pat
     """Write `out` as a run directory that `torchmem.load` reads, from the newest checkpoint of `logdir`. Returns `out`.
 
     spec: the world, or a JSON file that describes it; inferred from replay chunks and layer widths where not given.
-    Raises FileExistsError where `out` holds something, OfficialRunError, PickleRefused, KeyError or ValueError naming the
-    file, array or setting that is missing or unknown. Nothing of the pickle is run (see array_pickle.py).
+    Raises FileExistsError where `out` holds something, OfficialRunError, PickleRefused or ValueError naming the file,
+    array or setting that is missing or unknown. Nothing of the pickle is run (see array_pickle.py).
     """
     logdir, out = Path(logdir), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -134,7 +134,7 @@ def newest(logdir: Path) -> Path:
     latest = logdir / "ckpt" / "latest"
     if not latest.is_file():
         raise OfficialRunError(
-            f"{latest} is missing: is this a logdir of danijar/dreamerv3 that has saved a checkpoint?"
+            f"{latest} is missing: is this a logdir of danijar/dreamerv3 with a checkpoint?"
         )
     name = latest.read_text().strip()
     folder = latest.parent / name
