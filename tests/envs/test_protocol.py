@@ -8,7 +8,8 @@ from gymnasium.utils.env_checker import check_env
 
 from tests.envs.worlds import TwoHands, TwoHandsConfig
 from torchmem.envs import make_env
-from torchmem.envs.protocol import RestoreError, check_keys
+from torchmem.envs.protocol import RestoreError, check_keys, gym_space
+from torchmem.types import Space
 
 CASES = [
     ("dummy", {}), ("dummy", {"continuous": True, "vary": True, "ending": "both", "action_repeat": 2}),
@@ -86,3 +87,14 @@ def test_stepping_a_finished_episode_is_refused():
     assert env.step(0)[3]
     with pytest.raises(RuntimeError, match="reset"):
         env.step(0)
+
+
+@pytest.mark.parametrize("space", [
+    Space((), "bool"), Space((3,), "bool"), Space((), "int32", classes=4), Space((2, 3), "uint8", classes=5),
+    Space((8, 8, 3), "uint8"), Space((2,), "float32", low=-1, high=1), Space((), "float64")])
+def test_each_kind_of_key_has_a_gymnasium_space_of_its_shape_and_type(space):
+    sample = np.asarray(gym_space(space).sample())
+    assert sample.shape == space.shape
+    assert sample.dtype == np.dtype(space.dtype)
+    if space.classes:
+        assert sample.max() < space.classes

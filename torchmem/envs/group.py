@@ -65,7 +65,7 @@ class WorkerGroup:
         self._arguments: Arguments = arguments  # type: ignore[assignment]
         self._context = multiprocessing.get_context("forkserver")
         self._process: Any = None
-        self._pipe: Connection | None = None
+        self._pipe: Any = None  # a Connection while started
 
     @property
     def pid(self) -> int:

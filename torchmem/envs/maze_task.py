@@ -98,8 +98,8 @@ class Simulator:
     """One maze in MuJoCo. Every episode follows from its seed, whatever ran before."""
 
     def __init__(self, config: MemoryMazeConfig) -> None:
-        n_targets, time_limit = (ours or stock for ours, stock in zip(
-            (config.n_targets, config.time_limit), TASKS.get(config.size, (None, None)), strict=True))
+        stock_targets, stock_seconds = TASKS.get(config.size, (0, 0.0))  # 0: the config says, for sizes of its own
+        n_targets, time_limit = config.n_targets or stock_targets, config.time_limit or stock_seconds
         # Large mazes have many small rooms (tasks.py, 15x15); the smallest has no space for large ones.
         rooms = {"max_rooms": 9, "room_max_size": 3} if config.size >= 15 or config.size < 9 else {
             "max_rooms": 6, "room_max_size": 5}

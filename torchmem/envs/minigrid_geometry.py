@@ -91,7 +91,8 @@ class StockMemory(MemoryEnv):
     def _gen_grid(self, width: int, height: int) -> None:
         super()._gen_grid(width, height)
         end = int(self.success_pos[0]) - 1
-        cue, top = (self.grid.get(*pos).type for pos in ((1, height // 2 - 1), (end + 1, height // 2 - 2)))
+        spots = ((1, height // 2 - 1), (end + 1, height // 2 - 2))
+        cue, top = ("key" if isinstance(self.grid.get(*spot), Key) else "ball" for spot in spots)
         drawn = {"hallway_end": end, "cue": cue, "layout": top}
         chosen = {**drawn, **{k: v for k, v in self.choose.items() if k in drawn}}
         self.layout = Layout(width, chosen["hallway_end"], chosen["cue"], chosen["layout"])

@@ -102,21 +102,22 @@ class MinigridMemory(World):
             room[4:] = False  # x = 1..3 is the room
             poses = np.argwhere(room)
             pose = tuple(int(i) for i in poses[env.np_random.integers(len(poses))])
-        position = tuple(chosen.get("agent_pos", pose[:2]))
-        env.place(*position, chosen.get("agent_dir", pose[2]))
+        x, y = chosen.get("agent_pos", pose[:2])
+        env.place(x, y, chosen.get("agent_dir", pose[2]))
 
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
         action = int(action)
         if not 0 <= action < self.config.actions:
             raise ValueError(f"minigrid_memory: action must be in 0..{self.config.actions - 1}, got {action}")
-        _, reward, terminated, truncated, _ = self._env.step(action)
+        _, paid, terminated, truncated, _ = self._env.step(action)
+        reward = float(paid)
         if terminated:
             # minigrid may flag both at max_steps; an episode ends for one reason.
             self._outcome, truncated = (SUCCESS if reward > 0 else WRONG), False
         elif truncated:
             self._outcome = TIMEOUT
         self._follow()
-        return float(reward), terminated, truncated
+        return reward, terminated, truncated
 
     def _follow(self) -> None:
         """Bring the memory-related truth up to date with the pose."""
@@ -178,7 +179,7 @@ class MinigridMemory(World):
                 raise ValueError(f"reset option {key} must be one of {', '.join(CUES)}; got {value!r}")
             if key == "agent_dir" and value not in range(4):
                 raise ValueError(f"reset option agent_dir must be in 0..3; got {value!r}")
-            if key == "hallway_end" and not 4 <= value <= self.config.size - 3:
+            if key == "hallway_end" and value not in range(4, self.config.size - 2):
                 raise ValueError(f"reset option hallway_end must be in 4..{self.config.size - 3}; got {value!r}")
             if key == "agent_pos" and not all(0 < int(i) < self.config.size - 1 for i in value):
                 raise ValueError(f"reset option agent_pos must lie inside the outer walls; got {value!r}")

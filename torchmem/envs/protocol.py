@@ -143,7 +143,7 @@ class World(gymnasium.Env, abc.ABC):
 def gym_space(space: Space) -> gymnasium.Space:
     """The gymnasium space of a key. A scalar choice is Discrete, an array of choices MultiDiscrete, the rest Box."""
     if space.dtype == "bool":
-        return gymnasium.spaces.Box(0, 1, space.shape, np.bool_)
+        return gymnasium.spaces.Box(0, 1, space.shape, np.bool_)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if space.discrete and not space.shape:
         return gymnasium.spaces.Discrete(int(space.classes or 2), dtype=np.dtype(space.dtype))
     if space.discrete:

@@ -44,7 +44,8 @@ class VectorEnv:
         if on_error not in ("restart", "raise"):
             raise ValueError(f"on_error must be restart or raise; got {on_error!r}")
         self.name, self.kwargs, self.n = name, dict(kwargs or {}), n
-        self.split, self.seed, self.on_error = split, seed, on_error
+        self.split: Split = split
+        self.seed, self.on_error = seed, on_error
         self.spec = env_spec(name, **self.kwargs)
         episode_seed(split, seed, n - 1, 0)  # refuse a bad split or seed before anything starts
         self.restarted = np.zeros(n, bool)
@@ -93,11 +94,7 @@ class VectorEnv:
                 self.restarted[part] = ~first[part]
                 first[part] = True
                 blocks.append(self._restart(index, failure))
-        obs, reward, terminated, truncated, truth = (
-            {k: np.concatenate([b[k] for b in column]) for k in column[0]} if isinstance(column[0], dict)
-            else np.concatenate(column)
-            for column in zip(*blocks, strict=True)
-        )
+        obs, reward, terminated, truncated, truth = join(blocks)
         self._closed = terminated | truncated
         self._whole = True
         flags = {"is_first": first, "is_last": self._closed.copy(), "is_terminal": terminated}
@@ -148,7 +145,7 @@ class VectorEnv:
         if not self._whole:
             raise RuntimeError(f"{self.name}: the last step was interrupted, so the worlds are ahead of the record")
         state = {**self._identity(), "episode": self._episode.copy(), "closed": self._closed.copy()}
-        for i, world in enumerate(self._everywhere("save", ~self._closed)):
+        for i, world in enumerate(self._everywhere("save", [not closed for closed in self._closed])):
             state |= {f"env{i}.{key}": value for key, value in (world or {}).items()}
         return state
 
@@ -197,6 +194,16 @@ class VectorEnv:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def join(blocks: Sequence[Block]) -> Block:
+    """The blocks of all groups as one block over all worlds."""
+    obs, reward, terminated, truncated, truth = zip(*blocks, strict=True)
+    return (
+        {k: np.concatenate([o[k] for o in obs]) for k in obs[0]},
+        np.concatenate(reward), np.concatenate(terminated), np.concatenate(truncated),
+        {k: np.concatenate([t[k] for t in truth]) for k in truth[0]},
+    )
 
 
 def _close(groups: Sequence[LocalGroup | WorkerGroup]) -> None:
