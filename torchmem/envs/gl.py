@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import os
 
+from torchmem.errors import TorchmemError
+
 ADVICE = (
     "Memory Maze renders with OpenGL. On Debian or Ubuntu: `sudo apt-get install -y libegl1 libgl1` "
     "(and libegl-mesa0 where there is no GPU driver); `torchmem doctor` looks closer"
 )
 
 
-class GLError(RuntimeError):
+class GLError(TorchmemError):
     """No working OpenGL backend; the message says what to install."""
 
 

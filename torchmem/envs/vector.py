@@ -14,12 +14,13 @@ from torchmem.envs.host import Block
 from torchmem.envs.make import env_spec
 from torchmem.envs.protocol import Arrays
 from torchmem.envs.seeds import Split, episode_seed
+from torchmem.errors import TorchmemError
 
 MAX_RESTARTS = 3  # in a row, of one group of worlds
 log = logging.getLogger("torchmem")
 
 
-class WorldFailed(RuntimeError):
+class WorldFailed(TorchmemError):
     """A world raised or died and the run ends; the message holds its traceback."""
 
 

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from torchmem import __version__
+from torchmem.errors import TorchmemError
 from torchmem.files import atomic_write, sync_folder
 from torchmem.models.protocol import Agent
 from torchmem.types import EnvSpec
@@ -39,7 +40,7 @@ KINDS = {"dreamer": ("torchmem.models.dreamer.config:DreamerConfig", "torchmem.m
 log = logging.getLogger("torchmem")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(TorchmemError):
     """A checkpoint cannot be used; the message names the file and the way out."""
 
 

@@ -53,6 +53,6 @@ def banner(x: Experiment, device: torch.device) -> list[str]:
         f"({readable(free_bytes(x.replay_folder))} still free)",
         f"{c.steps:,} agent steps = {c.steps * x.spec.action_repeat:,} env steps over {c.envs} envs; {updates} agent steps, "
         f"each on {c.batch} x {c.length} replayed steps; first update after "
-        f"{math.ceil((c.warmup_items / c.envs + c.length)) * c.envs:,} agent steps",
+        f"{math.ceil(c.warmup_items / c.envs + c.length) * c.envs:,} agent steps",
         f"run folder {x.logdir}",
     ]

@@ -69,7 +69,7 @@ class Experiment:
         """Shape and dtype of everything replay stores of one step of one world."""
         spaces = {**self.spec.obs, **self.spec.action}
         stored = {key: (space.shape, space.dtype) for key, space in spaces.items()}
-        flags = {key: ((), "bool") for key in FLAGS}
+        flags = dict.fromkeys(FLAGS, ((), "bool"))
         return {**stored, "reward": ((), "float32"), **flags, **self.agent.latent_schema()}
 
     @property

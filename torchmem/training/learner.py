@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from torchmem.errors import TorchmemError
 from torchmem.models.laprop import LaProp
 from torchmem.models.noise import Noise
 from torchmem.models.protocol import LossOut
@@ -16,7 +17,7 @@ from torchmem.training.processes import Processes
 log = logging.getLogger("torchmem")
 
 
-class NaNLoss(RuntimeError):
+class NaNLoss(TorchmemError):
     """The loss is not finite; nothing after the last snapshot is worth keeping."""
 
 

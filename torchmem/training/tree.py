@@ -11,12 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from torchmem.errors import TorchmemError
 from torchmem.files import atomic_write
 
 TENSOR, ARRAY = "@tensor", "@array"
 
 
-class TornFile(RuntimeError):
+class TornFile(TorchmemError):
     """A file of a snapshot is missing, truncated or altered."""
 
 

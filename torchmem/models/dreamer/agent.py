@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from torchmem.models.behaviour import Behaviour
+from torchmem.models.dists import gumbel
 from torchmem.models.dreamer.config import DreamerConfig
 from torchmem.models.dreamer.rssm import State, feature
 from torchmem.models.dreamer.world_model import WorldModel
-from torchmem.models.dists import gumbel
 from torchmem.models.layers import cast_once
 from torchmem.models.noise import Noise, action_noise
 from torchmem.models.protocol import LossOut
