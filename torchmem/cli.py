@@ -10,6 +10,8 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
+from torchmem.errors import TorchmemError
+
 Action = Callable[[argparse.Namespace], int]  # returns the exit code
 VERBS: dict[str, Callable[[argparse.ArgumentParser], Action]] = {}
 
@@ -87,6 +89,24 @@ def envs(parser: argparse.ArgumentParser) -> Action:
     return act
 
 
+@verb("import")
+def import_(parser: argparse.ArgumentParser) -> Action:
+    """Read another program's checkpoint into a run folder: dreamerv3 is danijar/dreamerv3's logdir."""
+    parser.add_argument("program", choices=["dreamerv3"], help="who wrote it")
+    parser.add_argument("logdir", help="its run folder: config.yaml, ckpt/, replay/")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="new run folder, such as runs/x")
+    parser.add_argument("--spec", metavar="FILE.json", help="the world, where the logdir does not tell it")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.models.importers.dreamerv3_logdir import import_logdir
+
+        out = import_logdir(given.logdir, given.out, given.spec)
+        say(f"wrote {out}; read it with torchmem.load({str(out)!r})")
+        return 0
+
+    return act
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 the verb found something wrong, 2 wrong arguments."""
     words = list(sys.argv[1:] if words is None else words)
@@ -104,7 +124,7 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return actions[given.verb](given)
-    except (ValueError, KeyError, OSError) as error:  # wrong input (ConfigError is a ValueError), told in one line
+    except (TorchmemError, ValueError, KeyError, OSError) as error:  # wrong input, told in one line
         if given.traceback:
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error  # str(KeyError) adds quotes

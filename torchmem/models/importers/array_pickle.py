@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy._core import multiarray, numeric
 
+from torchmem.errors import TorchmemError
+
 # Under the names of numpy 1 (numpy.core) and of numpy 2 (numpy._core).
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
@@ -24,7 +26,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class PickleRefused(ValueError):
+class PickleRefused(TorchmemError):
     """A pickle names something that is not an array, or cannot be read; the message names the file."""
 
 
@@ -35,9 +37,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Callable:
         if (module, name) not in ALLOWED:
-            raise PickleRefused(
-                f"{self.path} wants to call {module}.{name}: refused, only numpy arrays are read"
-            )
+            raise PickleRefused(f"{self.path} wants to call {module}.{name}: refused, only numpy arrays are read")
         return ALLOWED[module, name]
 
 

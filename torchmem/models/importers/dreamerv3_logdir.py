@@ -18,6 +18,7 @@ import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from torchmem.errors import TorchmemError
 from torchmem.files import atomic_write
 from torchmem.models.checkpoint import file_hash, plain, save_agent
 from torchmem.models.importers.array_pickle import PickleRefused, load_arrays
@@ -58,7 +59,7 @@ SETTINGS: dict[str, set[str]] = {
 }
 
 
-class OfficialRunError(ValueError):
+class OfficialRunError(TorchmemError):
     """A logdir is not one of danijar/dreamerv3 @ e3f0224, or not a complete one; the message names the file."""
 
 
@@ -66,7 +67,7 @@ def import_logdir(logdir: str | Path, out: str | Path, spec: EnvSpec | str | Pat
     """Write `out` as a run directory that `torchmem.load` reads, from the newest checkpoint of `logdir`. Returns `out`.
 
     spec: the world, or a JSON file that describes it; inferred from replay chunks and layer widths where not given.
-    Raises FileExistsError where `out` holds something, OfficialRunError, PickleRefused or ValueError naming the file,
+    Raises FileExistsError where `out` holds something, OfficialRunError, PickleRefused or SpecError naming the file,
     array or setting that is missing or unknown. Nothing of the pickle is run (see array_pickle.py).
     """
     logdir, out = Path(logdir), Path(out)
@@ -133,9 +134,7 @@ def newest(logdir: Path) -> Path:
     """The checkpoint folder that ckpt/latest names; complete, or OfficialRunError."""
     latest = logdir / "ckpt" / "latest"
     if not latest.is_file():
-        raise OfficialRunError(
-            f"{latest} is missing: is this a logdir of danijar/dreamerv3 with a checkpoint?"
-        )
+        raise OfficialRunError(f"{latest} is missing: is this a logdir of danijar/dreamerv3 with a checkpoint?")
     name = latest.read_text().strip()
     folder = latest.parent / name
     if not name or name != Path(name).name or not folder.is_dir():

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from torchmem.errors import TorchmemError
 from torchmem.models.checkpoint import spec_from
 from torchmem.types import RESERVED, EnvSpec, Space
 
@@ -18,24 +19,31 @@ log = logging.getLogger("torchmem")
 
 NOT_OBSERVED = (*RESERVED, "stepid", "consec", "seed")  # keys of a replay chunk that are no observation
 NOT_OBSERVED_PREFIXES = ("dyn/", "enc/", "dec/", "log/")
-EXAMPLE = EnvSpec(
-    "my_world", {"image": Space((64, 64, 3), "uint8")}, {"action": Space((), "int32", classes=5)}, control_hz=10.0
-)
+# what a spec file holds at least
+EXAMPLE = {
+    "name": "my_world",
+    "control_hz": 10.0,
+    "obs": {"image": {"shape": [64, 64, 3], "dtype": "uint8"}},
+    "action": {"action": {"shape": [], "dtype": "int32", "classes": 5}},
+}
 
 
-def ask(reason: str) -> ValueError:
+class SpecError(TorchmemError):
+    """The world an agent was trained on is not known well enough; the message shows how to describe it."""
+
+
+def ask(reason: str) -> SpecError:
     """The error that asks for a spec file, with one to copy."""
-    example = {k: v for k, v in EXAMPLE.to_json().items() if k in ("name", "control_hz")}
-    example["obs"] = {"image": {"shape": [64, 64, 3], "dtype": "uint8"}}
-    example["action"] = {"action": {"shape": [], "dtype": "int32", "classes": 5}}
-    return ValueError(f"{reason}; describe the world in a file and give it as --spec FILE.json: {json.dumps(example)}")
+    return SpecError(f"{reason}; describe the world in a file and give it as --spec FILE.json: {json.dumps(EXAMPLE)}")
 
 
 def read_spec(path: str | Path) -> EnvSpec:
-    """An EnvSpec from a JSON file. Raises ValueError naming the file and what is wrong with it."""
+    """An EnvSpec from a JSON file. Raises SpecError naming the file and what is wrong with it."""
     path = Path(path)
     try:
         return spec_from(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise ask(f"{path} is missing") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ask(f"{path} does not describe a world ({type(error).__name__}: {error})") from error
 
@@ -43,7 +51,7 @@ def read_spec(path: str | Path) -> EnvSpec:
 def infer_spec(logdir: Path, params: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> EnvSpec:
     """Keys, shapes and dtypes from the first replay chunk; numbers of classes from the widths of the output layers.
 
-    Raises ValueError that asks for a spec file where there is no chunk, or where the order of image keys matters.
+    Raises SpecError that asks for a spec file where there is no chunk, or where the order of image keys matters.
     """
     chunks = sorted((logdir / "replay").glob("*.npz"))
     if not chunks:
