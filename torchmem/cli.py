@@ -107,6 +107,61 @@ def import_(parser: argparse.ArgumentParser) -> Action:
     return act
 
 
+@verb("eval")
+def evaluate(parser: argparse.ArgumentParser) -> Action:
+    """Play fresh episodes with a trained agent: success or return with its interval, with and without memory."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, a snapshot or an agent folder")
+    parser.add_argument("--episodes", type=int, default=100, metavar="N", help="whole episodes (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of worlds and actions; never meets a training seed")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--json", metavar="FILE", help="also write the scores there")
+
+    def act(given: argparse.Namespace) -> int:
+        import json
+
+        from torchmem.files import atomic_write
+        from torchmem.models.checkpoint import load
+        from torchmem.training.evaluate import evaluate
+
+        agent = load(given.run, given.device)
+        results = {}
+        for name, memory in {"eval": True, "eval_no_memory": False}.items():
+            result = evaluate(
+                agent, agent.spec.name, agent.spec.kwargs, given.episodes, given.seed, memory=memory
+            )
+            say(f"{'with memory' if memory else 'carry reset every step'}: {result.summary()}")
+            results |= result.metrics(name)
+        for name, level in agent.spec.levels.items():
+            say(f"{name} level: {level:g}")
+        if given.json:
+            atomic_write(given.json, json.dumps(results | {"seed": given.seed, "run": str(given.run)}, indent=1))
+        return 0
+
+    return act
+
+
+@verb("video")
+def video(parser: argparse.ArgumentParser) -> Action:
+    """Let an agent play, then show what its world model predicts open-loop: truth, model, error as a GIF."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, a snapshot or an agent folder")
+    parser.add_argument("--out", default="open_loop.gif", metavar="FILE", help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=64, metavar="N", help="agent steps, 5 of them observed")
+    parser.add_argument("--seed", type=int, default=0)
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.files import atomic_write
+        from torchmem.models.checkpoint import load
+        from torchmem.training.open_loop import open_loop, played_sequences
+        from torchmem.training.video import gif_bytes
+
+        agent = load(given.run)
+        frames = open_loop(agent, played_sequences(agent, given.steps, seed=given.seed))
+        say(f"wrote {atomic_write(given.out, gif_bytes(frames, agent.spec.control_hz))}")
+        return 0
+
+    return act
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 the verb found something wrong, 2 wrong arguments."""
     words = list(sys.argv[1:] if words is None else words)

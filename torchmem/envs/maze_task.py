@@ -103,6 +103,8 @@ class Simulator:
         # Large mazes have many small rooms (tasks.py, 15x15); the smallest has no space for large ones.
         rooms = {"max_rooms": 9, "room_max_size": 3} if config.size >= 15 or config.size < 9 else {
             "max_rooms": 6, "room_max_size": 5}
+        # One set of wall pictures for all ten kinds of wall; the package loads it ten times, 0.7 GB a world.
+        walls = labmaze_textures.WallTextures("style_01")
         self.walker = maze.RollingBallWithFriction(camera_height=0.3, add_ears=False)
         self.arena = maze.MazeWithTargetsArena(
             x_cells=config.size + 2, y_cells=config.size + 2,  # with outer walls
@@ -111,7 +113,7 @@ class Simulator:
             floor_textures=maze.FixedFloorTexture("style_01", ["blue", "blue_bright"]),
             wall_textures={
                 "*": maze.FixedWallTexture("style_01", "yellow"),
-                **{str(i): labmaze_textures.WallTextures("style_01") for i in range(10)},
+                **{str(i): walls for i in range(10)},
             },
             skybox_texture=None, random_seed=1,
         )

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from torchmem.envs.collector import Collector
+from torchmem.envs.vector import VectorEnv
+from torchmem.models.dreamer.agent import DreamerAgent
 from torchmem.models.dreamer.rssm import State
-
-if TYPE_CHECKING:
-    from torchmem.training.experiment import Experiment
 
 SEQUENCES, CONTEXT = 6, 5  # shown side by side; steps observed before the model is on its own
 
 
-@torch.no_grad()
-def open_loop_video(x: Experiment) -> np.ndarray | None:
-    """(T, 3 H, n W, 3) uint8: truth, model and error of up to 6 replayed sequences; None where the world has no image.
+def image_key(agent: DreamerAgent) -> str | None:
+    """The first observation key that is a colour image, or None."""
+    return next((key for key, space in agent.spec.obs.items() if space.image and space.shape[2] == 3), None)
 
-    The first 5 steps are the model's reconstruction, the rest its prediction. Draws from replay with a generator of its
-    own, so that training goes on as if no video had been made.
+
+@torch.no_grad()
+def open_loop(agent: DreamerAgent, batch: Mapping[str, Tensor]) -> np.ndarray:
+    """Sequences as replay gives them (B, 1 + T, ...) -> frames (T, 3 H, B W, 3) uint8: truth, model, error.
+
+    The first 5 steps are the model's reconstruction (the mode of its posterior), the rest its prediction. Error is
+    (model - truth + 1) / 2: grey where they agree. Raises ValueError where the world shows no image.
     """
-    key = next((k for k, space in x.spec.obs.items() if space.image and space.shape[2] == 3), None)
-    if key is None or not len(x.replay):
-        return None
-    agent = x.agent
-    batch = {k: v.to(x.device) for k, v in x.replay.peek(SEQUENCES, seed=x.clock.updates).items()}
-    obs = {k: batch[k][:, 1:] for k in x.spec.obs}
-    actions = agent.action_vector({k: batch[k][:, :-1] for k in x.spec.action})
+    key = image_key(agent)
+    if key is None:
+        raise ValueError(f"{agent.spec.name} shows no colour image, so there is no video to make")
+    obs = {k: batch[k][:, 1:] for k in agent.spec.obs}
+    actions = agent.action_vector({k: batch[k][:, :-1] for k in agent.spec.action})
     start = agent.start(batch["deter"][:, 0], batch["stoch"][:, 0])
     seen = slice(0, CONTEXT)
     tokens = agent.encode({k: v[:, seen] for k, v in obs.items()})
@@ -39,11 +43,25 @@ def open_loop_video(x: Experiment) -> np.ndarray | None:
         state, _ = agent.dynamics.imagine_step(state, actions[:, t], None)
         deters.append(state.deter)
         stochs.append(state.stoch)
-    lead = (len(deters[0]), len(deters))
-    decoded = agent.decoder(torch.stack(deters, 1).flatten(0, 1), torch.stack(stochs, 1).flatten(0, 1))
-    model = decoded[key].unflatten(0, lead)
+    states = State(torch.stack(deters, 1), torch.stack(stochs, 1))
+    model = agent.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1))[key]
+    model = model.unflatten(0, states.deter.shape[:2])
     truth = obs[key].float() / 255
-    error = (model - truth + 1) / 2
-    grid = torch.cat([truth, model, error], 2)  # (n, T, 3 H, W, 3)
+    grid = torch.cat([truth, model, (model - truth + 1) / 2], 2)  # (B, T, 3 H, W, 3)
     frames = (grid.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return np.concatenate(list(frames), axis=2)
+
+
+def played_sequences(agent: DreamerAgent, steps: int, rows: int = SEQUENCES, seed: int = 0) -> dict[str, Tensor]:
+    """Fresh sequences (rows, 1 + steps, ...) played by the agent in its own world, in the form that replay has."""
+    generator = torch.Generator(agent.device).manual_seed(seed)
+    with VectorEnv(agent.spec.name, agent.spec.kwargs, rows, split="record", seed=seed, on_error="raise") as worlds:
+        collector = Collector(worlds, agent.initial(rows), agent.device)
+
+        def policy(obs, carry):
+            return agent.policy(obs, carry, agent.acting_noise(rows, generator))
+
+        played = [collector.step(policy) for _ in range(steps + 1)]
+    return {
+        key: torch.stack([torch.as_tensor(step[key]) for step in played], 1).to(agent.device) for key in played[0]
+    }

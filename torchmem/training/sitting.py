@@ -25,7 +25,7 @@ from torchmem.training.device import launch
 from torchmem.training.estimate import banner
 from torchmem.training.experiment import Experiment, worker_count
 from torchmem.training.logger import Logger
-from torchmem.training.open_loop import open_loop_video
+from torchmem.training.open_loop import SEQUENCES, image_key, open_loop
 from torchmem.training.run_config import RunConfig
 
 log = logging.getLogger("torchmem")
@@ -175,12 +175,11 @@ class Sitting:
             self.bar.update(0)
 
     def video(self, x: Experiment) -> None:
-        """Open-loop prediction beside the truth, where the world has images."""
-        if self.logger is not None:
-            frames = open_loop_video(x)
-            if frames is not None:
-                path = self.logger.video("open_loop", frames)
-                self.say(f"open-loop video (truth / model / error): {path}")
+        """Open-loop prediction beside the truth, where the world has images and replay has sequences."""
+        if self.logger is not None and image_key(x.agent) is not None and len(x.replay):
+            batch = x.replay.peek(SEQUENCES, seed=x.clock.updates)  # training goes on as if it had not been drawn
+            path = self.logger.video("open_loop", open_loop(x.agent, {k: v.to(x.device) for k, v in batch.items()}))
+            self.say(f"open-loop video (truth / model / error): {path}")
 
     def say(self, text: str) -> None:
         """Tell whoever watches, above the progress bar."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from torchmem.models.dreamer.world_model import WorldModel
 from torchmem.models.layers import cast_once
 from torchmem.models.noise import Noise, action_noise
 from torchmem.models.protocol import LossOut
-from torchmem.types import EnvSpec
+from torchmem.models.sites import find_sites, rename
+from torchmem.types import EnvSpec, Site
 
 
 class DreamerCarry(NamedTuple):
@@ -34,8 +36,22 @@ class Imagined(NamedTuple):
     action: dict[str, Tensor]  # (N, H + 1, ...)
 
 
+class Unrolled(NamedTuple):
+    """What the agent computes along a sequence; all (B, T, ...)."""
+
+    states: State
+    posterior_logit: Tensor  # (B, T, S, K), raw
+    prior_logit: Tensor  # (B, T, S, K), raw
+    policy: dict[str, tuple[Tensor, ...]]  # parameters of each action's distribution
+    value: Tensor  # (B, T)
+    reward: Tensor  # (B, T), of the same step
+    cont: Tensor  # (B, T), probability that the episode goes on
+    decoded: dict[str, Tensor]  # predictions of each observation key
+    carry: DreamerCarry  # after the last step
+
+
 class DreamerAgent(WorldModel):
-    """World model plus behaviour. All methods are pure: carry in, carry out, noise given; `commit` alone changes state."""
+    """World model plus behaviour. Methods are pure (carry in, carry out, noise given); `commit` alone changes state."""
 
     def __init__(self, spec: EnvSpec, config: DreamerConfig) -> None:
         super().__init__(spec, config)
@@ -89,6 +105,45 @@ class DreamerAgent(WorldModel):
         params = self.behaviour.policy(feature(state))
         chosen = self.behaviour.policy.sample(params, noise.action)
         return chosen, DreamerCarry(*state, self.action_vector(chosen)), self.stored(state)
+
+    def unroll(
+        self,
+        obs: Mapping[str, Tensor],
+        actions: Mapping[str, Tensor],
+        is_first: Tensor,
+        carry: DreamerCarry,
+        noise: Noise | None = None,
+    ) -> Unrolled:
+        """The whole agent along given sequences: what acting would have seen, computed at once.
+
+        obs[key] and actions[key] (B, T, ...), is_first (B, T) bool; actions[:, t] was taken after obs[:, t], the one
+        before step 0 is in the carry. noise.posterior (B, T, S, K); None takes the mode.
+        """
+        taken = self.action_vector(actions)
+        before = torch.cat([carry.action.unsqueeze(1), taken[:, :-1]], 1)
+        state = State(carry.deter, carry.stoch)
+        draws = None if noise is None else noise.posterior
+        states, logit = self.dynamics.observe(state, before, self.encode(obs), is_first, draws)
+        feat = feature(states)
+        lead = feat.shape[:2]
+        decoded = self.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1))
+        return Unrolled(
+            states=states,
+            posterior_logit=logit,
+            prior_logit=self.dynamics.prior(states.deter),
+            policy=self.behaviour.policy(feat),
+            value=self.behaviour.value.mean(self.behaviour.value(feat)),
+            reward=self.reward.mean(self.reward(feat)),
+            cont=torch.sigmoid(self.cont(feat)),
+            decoded={key: value.unflatten(0, lead) for key, value in decoded.items()},
+            carry=DreamerCarry(states.deter[:, -1], states.stoch[:, -1], taken[:, -1]),
+        )
+
+    @functools.cached_property
+    def sites(self) -> Mapping[str, Site]:
+        """Every submodule and tap by its path; `memory` is what the agent carries through time."""
+        found = find_sites(self)
+        return {**found, "memory": rename(found["dynamics.deter"], "memory")}
 
     # Imagining -------------------------------------------------------------------------------------------------------
 
