@@ -7,7 +7,17 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-LEAVES = ("types", "files", "options", "recording", "result")
+# a leaf imports no other part of torchmem but these leaves; every room may import all leaves
+LEAF_IMPORTS: dict[str, tuple[str, ...]] = {
+    "types": (),
+    "files": (),
+    "options": (),
+    "errors": (),
+    "allocator": (),
+    "recording": ("types", "files", "errors"),
+    "result": ("types", "files", "errors"),
+}
+LEAVES = tuple(LEAF_IMPORTS)
 # room -> what it may import of torchmem, as dotted prefixes. A room may always import itself and the leaves.
 ROOMS: dict[str, tuple[str, ...]] = {
     "envs": (),
@@ -21,8 +31,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "doctor": (),  # it must run where nothing else does
     "__init__": ("envs", "models", "training", "surgery", "analysis"),
 }
-# a leaf imports no other part of torchmem but these leaves
-LEAF_IMPORTS = {"types": (), "files": (), "options": (), "recording": ("types", "files"), "result": ("types", "files")}
 # package -> the only rooms that may import it
 PACKAGES: dict[str, tuple[str, ...]] = {
     "lightning": ("training",),
