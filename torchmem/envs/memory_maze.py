@@ -23,9 +23,10 @@ from torchmem.types import EnvSpec, Space
 if TYPE_CHECKING:
     from torchmem.envs.maze_task import Simulator
 
-# Targets collected per episode of the published tasks: README of jurgisp/memory-maze.
+# Targets collected per episode of the published tasks: README of jurgisp/memory-maze. chance: uniformly random actions,
+# 20 episodes on the eval seeds of env 0, standard error 0.10; not measured for the larger mazes.
 LEVELS = {
-    9: {"human": 26.4, "oracle": 34.8},
+    9: {"chance": 0.25, "human": 26.4, "oracle": 34.8},
     11: {"human": 44.3, "oracle": 58.0},
     13: {"human": 55.5, "oracle": 74.5},
     15: {"human": 67.7, "oracle": 87.7},
