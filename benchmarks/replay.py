@@ -2,8 +2,9 @@
 
     python benchmarks/replay.py [--parts sizes images peer layout copies] [--folder /tmp] [--max-gb 7]
 
-Every step is really written, by `add`, n = 16 envs in lock-step; batches are 16 x 65. Times are medians, with the 90th
-percentile where it says so. `cold` means that the pages were dropped from memory first. Files are deleted at the end.
+Every step is really written, by `add`, n = 16 envs in lock-step; batches are 16 x 65. Times are medians on one thread,
+with the 90th percentile where it says so; CPU is processor time, the fairer number on a busy machine. `cold` means that
+the pages were dropped from memory first. Files are deleted at the end.
 """
 
 from __future__ import annotations
@@ -27,12 +28,20 @@ from torchmem.training.replay import Replay, bytes_per_step
 ENVS, BATCH, LENGTH = 16, 16, 65
 FLAGS = {"is_first": ((), "bool"), "is_last": ((), "bool"), "is_terminal": ((), "bool")}
 SMALL = {  # 64 bytes a step
-    **FLAGS, "reward": ((), "float32"), "action": ((), "uint8"), "obs": ((24,), "uint8"),
-    "deter": ((4,), "float32"), "stoch": ((4,), "float32"),
+    **FLAGS,
+    "reward": ((), "float32"),
+    "action": ((), "uint8"),
+    "obs": ((24,), "uint8"),
+    "deter": ((4,), "float32"),
+    "stoch": ((4,), "float32"),
 }
 IMAGE = {  # DreamerV3 size12m on 64x64x3 images
-    **FLAGS, "reward": ((), "float32"), "action": ((), "int64"), "image": ((64, 64, 3), "uint8"),
-    "deter": ((2048,), "float32"), "stoch": ((32, 16), "float32"),
+    **FLAGS,
+    "reward": ((), "float32"),
+    "action": ((), "int64"),
+    "image": ((64, 64, 3), "uint8"),
+    "deter": ((2048,), "float32"),
+    "stoch": ((32, 16), "float32"),
 }
 
 
@@ -58,14 +67,19 @@ def filled(schema: dict, steps: int, folder: Path) -> tuple[Replay, float]:
     return replay, (time.perf_counter() - start) / count
 
 
-def timed(call: Callable[[], object], repeats: int) -> list[float]:
-    """Milliseconds of each call."""
+def both(call: Callable[[], object], repeats: int) -> list[tuple[float, float]]:
+    """Milliseconds on the clock and of the processor, of each call."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         call()
-        times.append(1e3 * (time.perf_counter() - start))
+        times.append((1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu)))
     return times
+
+
+def timed(call: Callable[[], object], repeats: int) -> list[float]:
+    """Milliseconds on the clock of each call."""
+    return [wall for wall, _ in both(call, repeats)]
 
 
 def row(*cells: object) -> None:
@@ -90,7 +104,7 @@ def costs(schema: dict, steps: int, folder: Path) -> list[str]:
     """One line of the tables `sizes` and `images`."""
     replay, add_s = filled(schema, steps, folder)
     replay.sample(ENVS * (replay.rows // LENGTH + 2))  # the online queue is served, from here on draws are uniform
-    sampled = timed(lambda: replay.sample(BATCH), 300)
+    sampled = both(lambda: replay.sample(BATCH), 300)
     batches = [replay.sample(BATCH) for _ in range(30)]
     latents = [(b["index"][:, 1:], {key: b[key][:, 1:] for key in replay.latents}) for b in batches]
     written = [timed(lambda args=args: replay.write_back(*args), 1)[0] for args in latents]
@@ -106,16 +120,16 @@ def costs(schema: dict, steps: int, folder: Path) -> list[str]:
     replay = Replay.restore(folder, state)
     cold = timed(lambda: replay.sample(BATCH), 30)
     replay.close()
-    ordered = sorted(sampled)
+    ordered, cpu = sorted(wall for wall, _ in sampled), statistics.median(cpu for _, cpu in sampled)
     return [
         f"{steps:,}", f"{steps * bytes_per_step(schema) / 1e9:.2f} GB", f"{1e3 * add_s:.3f}",
-        f"{statistics.median(ordered):.3f}", f"{ordered[270]:.3f}", f"{statistics.median(cold):.1f}",
+        f"{statistics.median(ordered):.3f}", f"{ordered[270]:.3f}", f"{cpu:.3f}", f"{statistics.median(cold):.1f}",
         f"{statistics.median(written):.3f}", f"{statistics.median(kept):.3f}", f"{snapshot_ms:.0f}",
     ]  # fmt: skip
 
 
 COLUMNS = (
-    "steps", "on disk", "add (16 steps), ms", "sample 16 x 65, ms", "90 %", "sample, cold, ms",
+    "steps", "on disk", "add (16 steps), ms", "sample 16 x 65, ms", "90 %", "CPU", "sample, cold, ms",
     "write back, ms", "and journal, ms", "snapshot, ms",
 )  # fmt: skip
 
@@ -143,9 +157,9 @@ def peer(folder: Path, max_bytes: float) -> None:
 
     table(
         "TorchRL SliceSampler on the same rows, sampled in turn, two rows added before each batch as in training",
-        "bytes/step", "steps", "pairs of batches", "torchmem, ms", "TorchRL, ms", "ratio",
+        "bytes/step", "steps", "pairs of batches", "torchmem, ms", "CPU", "TorchRL, ms", "CPU", "ratio", "CPU ratio",
     )  # fmt: skip
-    for schema, counts in ((SMALL, (10**4, 10**5, 10**6, 10**7)), (IMAGE, (10**4, 10**5))):
+    for schema, counts in ((SMALL, (10**4, 10**5, 10**6)), (IMAGE, (10**4,))):
         for steps in counts:
             if 2 * steps * bytes_per_step(schema) > max_bytes:
                 continue
@@ -164,17 +178,17 @@ def peer(folder: Path, max_bytes: float) -> None:
             for _ in range(-(-ours.rows // count)):
                 theirs.extend(chunk)
             one, pair = {key: value[0] for key, value in block.items() if key != "end"}, chunk[:, :2]
-            times: list[tuple[float, float]] = []
+            times: list[tuple[float, ...]] = []
             deadline = time.perf_counter() + 20
             while len(times) < 40 and (len(times) < 5 or time.perf_counter() < deadline):
                 ours.add(one)
                 ours.add(one)
                 theirs.extend(pair)  # it takes no single row
-                mine = timed(lambda r=ours: r.sample(BATCH), 1)
-                times.append((mine[0], timed(lambda b=theirs: b.sample(), 1)[0]))
-            ratio = statistics.median(b / a for a, b in times)
-            row(bytes_per_step(schema), f"{steps:,}", len(times), f"{statistics.median(a for a, _ in times):.2f}",
-                f"{statistics.median(b for _, b in times):.2f}", f"{ratio:.1f}x")  # fmt: skip
+                mine = both(lambda r=ours: r.sample(BATCH), 1)[0]
+                times.append((*mine, *both(lambda b=theirs: b.sample(), 1)[0]))
+            medians = [f"{statistics.median(column):.2f}" for column in zip(*times, strict=True)]
+            ratio, cpu_ratio = (statistics.median(t[2 + k] / t[k] for t in times) for k in (0, 1))
+            row(bytes_per_step(schema), f"{steps:,}", len(times), *medians, f"{ratio:.1f}x", f"{cpu_ratio:.1f}x")
             ours.close()
             del ours, theirs
             gc.collect()
@@ -250,10 +264,13 @@ def main() -> None:
     parser.add_argument("--max-gb", type=float, default=7, help="most disk taken at a time")
     args = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # two threads on a busy machine wait for each other, and the peer suffers most
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     free = shutil.disk_usage(args.folder).free / 1e9
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {memory:.0f} GB memory, {free:.0f} GB disk free, "
-          f"torch {torch.__version__}, at most {args.max_gb:g} GB written at a time")
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {memory:.0f} GB memory, {free:.0f} GB disk free, "
+        f"torch {torch.__version__}, at most {args.max_gb:g} GB written at a time"
+    )
     for part in args.parts:
         with tempfile.TemporaryDirectory(dir=args.folder, prefix="torchmem-replay-") as folder:
             PARTS[part](Path(folder), args.max_gb * 1e9)
