@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from torchmem.envs.host import Host
+from torchmem.errors import TorchmemError
 
 Arguments = tuple[str, Mapping[str, Any], int]  # of Host
 PATIENCE_S = 5.0  # how long a worker may take to leave when asked
@@ -45,7 +46,7 @@ class LocalGroup:
                 self._host = Host(*self._arguments)
             return getattr(self._host, method)(*arguments) if method else None
         except Exception as error:
-            raise GroupFailed(traceback.format_exc()) from error
+            raise GroupFailed(complaint(error)) from error
 
     def close(self) -> None:
         if self._host is not None:
@@ -111,6 +112,11 @@ class WorkerGroup:
         self._process = self._pipe = None
 
 
+def complaint(error: Exception) -> str:
+    """What is told of a failure: the traceback, unless the message is meant for people."""
+    return str(error) if isinstance(error, TorchmemError) else traceback.format_exc()
+
+
 def serve(pipe: Connection, arguments: Arguments, environ: dict[str, str]) -> None:
     """The worker's life: build a Host, then answer calls until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -126,8 +132,8 @@ def serve(pipe: Connection, arguments: Arguments, environ: dict[str, str]) -> No
             pipe.send((True, getattr(host, method)(*rest)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent closed the pipe, or is gone
-    except Exception:
-        pipe.send((False, traceback.format_exc()))
+    except Exception as error:
+        pipe.send((False, complaint(error)))
     finally:
         if host is not None:
             host.close()

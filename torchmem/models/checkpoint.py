@@ -44,6 +44,10 @@ class CheckpointError(TorchmemError):
     """A checkpoint cannot be used; the message names the file and the way out."""
 
 
+class WrongAgent(CheckpointError):
+    """The weights are whole, but of an agent of another shape."""
+
+
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +185,7 @@ def load_weights(agent: Agent, folder: str | Path) -> None:
         if found[n].shape != own[n].shape
     ]
     if faults:
-        raise CheckpointError(f"{file} does not fit this agent: " + "; ".join(sorted(faults)[:5]))
+        raise WrongAgent(f"{file} does not fit this agent: " + "; ".join(sorted(faults)[:5]))
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(found[name])

@@ -90,11 +90,11 @@ _active: dict[tuple, tuple[Tensor, _Ledger]] | None = None
 
 
 @contextmanager
-def deferred_weight_gradients(enabled: bool = True) -> Iterator[None]:
+def deferred_weight_gradients() -> Iterator[None]:
     """Collect weight gradients of all `linear` and `bmm` calls inside until the backward pass has left the block."""
     global _active
     outer = _active
-    _active = {} if enabled and torch.is_grad_enabled() else None
+    _active = {} if torch.is_grad_enabled() else None
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ class LossOut:
 
     total: the scalar to differentiate. losses: each named loss per element, (B, T) or (B, T - 1), unscaled.
     metrics: scalars. latents: what replay stores for each step, (B, T, ...). state: new values of the agent's running
-    statistics, for `Agent.commit` after the optimiser step. starts: the carry after the last step.
+    statistics, for `Agent.commit` after the optimiser step. carry: after the last step.
     """
 
     total: Tensor

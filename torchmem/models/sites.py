@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from torchmem.types import EnvSpec, Site, Space
+from torchmem.models.synthetic import empty_sequence
+from torchmem.types import Site
 
 ROWS, STEPS = 2, 3  # of the probing pass; their product, 6, tells a flattened (B * T) axis from B and T
 
@@ -26,7 +26,7 @@ def find_sites(agent) -> dict[str, Site]:
     ]
     try:
         with torch.no_grad():
-            agent.unroll(*empty_sequence(agent.spec, agent.device), agent.initial(ROWS))
+            agent.unroll(*empty_sequence(agent.spec, agent.device, ROWS, STEPS), agent.initial(ROWS))
     finally:
         for handle in handles:
             handle.remove()
@@ -61,20 +61,6 @@ def _site(path: str, shapes: list[tuple[int, ...]]) -> Site | None:
     if len(rest) not in names:
         return None
     return Site(path, path, (*lead, *names[len(rest)]), rest, cadence)
-
-
-def empty_sequence(
-    spec: EnvSpec, device: torch.device, rows: int = ROWS, steps: int = STEPS
-) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Tensor]:
-    """Zero observations and actions (rows, steps, ...) and an is_first that opens each row."""
-
-    def zeros(space: Space) -> Tensor:
-        return torch.zeros((rows, steps, *space.shape), dtype=getattr(torch, space.dtype), device=device)
-
-    is_first = torch.zeros((rows, steps), dtype=torch.bool, device=device)
-    is_first[:, 0] = True
-    obs = {key: zeros(space) for key, space in spec.obs.items()}
-    return obs, {key: zeros(space) for key, space in spec.action.items()}, is_first
 
 
 def rename(site: Site, name: str) -> Site:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 from torchmem.errors import TorchmemError
@@ -11,7 +12,8 @@ from torchmem.training.config_help import help_text
 
 
 def main(words: list[str]) -> int:
-    """Train as `words` say (key=value, --help, --multirun). 0: done, 1: a fault told in one message, 2: bad words."""
+    """Train as `words` say (key=value, --help, --multirun). 0: done, 1: a fault told in one message, 2: bad words,
+    130: ctrl-C."""
     flags, words = {w for w in words if w.startswith("-")}, [w for w in words if not w.startswith("-")]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -34,5 +36,8 @@ def main(words: list[str]) -> int:
         logging.getLogger("torchmem").debug("", exc_info=True)
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
+    except KeyboardInterrupt:  # before there was anything to save, or the second ctrl-C
+        sys.stderr.write("stopped without saving; the same command goes on from the last snapshot, if there is one\n")
+        return 128 + signal.SIGINT
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,11 @@ import torch
 from torchmem.envs.collector import Collector
 from torchmem.envs.seeds import Split
 from torchmem.envs.vector import VectorEnv
+from torchmem.errors import TorchmemError
+
+
+class Stopped(TorchmemError):
+    """An evaluation was asked to stop, so it has no score."""
 
 
 @dataclasses.dataclass
@@ -70,11 +75,13 @@ def evaluate(
     split: Split = "eval",
     envs: int = 16,
     workers: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Play `episodes` whole episodes, an equal number in every env, so that short ones are not over-counted.
 
     memory False: the carry is emptied before every step, as if each step opened an episode. Own worlds and own random
-    numbers: training goes on afterwards as if this had not happened. Raises ValueError for episodes < 1.
+    numbers: training goes on afterwards as if this had not happened. stop: asked before each step. Raises Stopped
+    where it says True, for the scores of the episodes that ended sooner would mislead; ValueError for episodes < 1.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}")
@@ -91,6 +98,8 @@ def evaluate(
     with VectorEnv(env, kwargs, n, split=split, seed=seed, workers=workers, on_error="raise") as worlds:
         collector = Collector(worlds, agent.initial(n), agent.device)
         while quota.any():
+            if stop():
+                raise Stopped(f"evaluation stopped with {quota.sum()} of {episodes} episodes to go")
             collector.step(policy)
             for i, total, length in collector.finished:
                 if quota[i]:

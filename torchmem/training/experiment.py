@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,16 @@ import torch
 from torchmem.envs.collector import Collector
 from torchmem.envs.vector import VectorEnv
 from torchmem.models.dreamer.agent import DreamerAgent
+from torchmem.models.synthetic import random_batch
 from torchmem.training.clock import Clock, Ratio
+from torchmem.training.compile import CompileReport, check_gradients, compile_agent, wanted
 from torchmem.training.learner import Learner
 from torchmem.training.processes import Processes
 from torchmem.training.replay import Replay, auto_capacity
 from torchmem.training.run_config import RunConfig
 from torchmem.training.snapshot import Snapshots
+from torchmem.training.tree import TornFile
+from torchmem.training.typed import ConfigError
 from torchmem.training.writeback import WriteBack
 from torchmem.types import FLAGS
 
@@ -37,19 +43,20 @@ class Experiment:
         size, rank = processes.size, processes.rank
         for name in ("envs", "batch"):
             if getattr(config, name) % size:
-                raise ValueError(f"{name}={getattr(config, name)} cannot be shared by {size} processes")
+                raise ConfigError(f"{name}={getattr(config, name)} cannot be shared by {size} processes")
         self.logdir = Path(str(config.logdir))
         self.batch = config.batch // size
         torch.manual_seed(config.seed)
-        self.envs = VectorEnv(
-            config.env_name,
-            config.env_kwargs,
-            config.envs // size,
-            split="train",
-            seed=config.seed * 1009 + rank,
-            workers=worker_count(config, size),
-            on_error=config.on_env_error,
-        )
+        with as_config_error():
+            self.envs = VectorEnv(
+                config.env_name,
+                config.env_kwargs,
+                config.envs // size,
+                split="train",
+                seed=config.seed * 1009 + rank,
+                workers=worker_count(config, size),
+                on_error=config.on_env_error,
+            )
         self.spec = self.envs.spec
         self.agent = DreamerAgent(self.spec, config.agent).to(device)
         self.agent.dtype = torch.bfloat16 if config.trainer.precision == "bfloat16" else torch.float32
@@ -59,8 +66,23 @@ class Experiment:
         self.clock = Clock(self.spec.action_repeat)
         self.ratio = Ratio(config.ratio, config.batch, config.length)
         self.snapshots = Snapshots(self.logdir, processes, config.save.keep)
+        self.policy = self.agent.policy
         self.replay: Replay
         self.write_back: WriteBack
+
+    def compile(self) -> CompileReport | None:
+        """Compile loss and policy where the configuration and the device ask for it, and check the gradients.
+
+        On made-up data with random numbers of its own: training is the same run with and without. Raises CompileError.
+        """
+        if not wanted(self.config.compile, self.device):
+            return None
+        loss, policy = compile_agent(self.agent)
+        generator = torch.Generator(self.device).manual_seed(0)
+        noise = self.agent.training_noise(self.batch, self.config.length, generator)
+        report = check_gradients(self.agent, loss, random_batch(self.agent, self.batch, self.config.length), noise)
+        self.learner.loss, self.policy = loss, policy
+        return report
 
     # The data ----------------------------------------------------------------------------------------------------
 
@@ -84,19 +106,25 @@ class Experiment:
         return total // self.processes.size
 
     def open_replay(self, owner: str) -> None:
-        """A new, empty replay. Raises OSError where the disk is too small, FileExistsError where another run's is."""
+        """A new, empty replay.
+
+        Raises OSError where the disk is too small, FileExistsError where another run's is, ConfigError where it could
+        never hold what training waits for.
+        """
         config = self.config
-        self.replay = Replay(
-            self.schema,
-            self.envs.n,
-            self.capacity(),
-            config.length + 1,
-            self.replay_folder,
-            seed=config.seed * 1009 + self.processes.rank,
-            online=config.replay.online,
-            owner=owner,
-            pin=self.device.type == "cuda",
-        )
+        with as_config_error():
+            self.replay = Replay(
+                self.schema,
+                self.envs.n,
+                self.capacity(),
+                config.length + 1,
+                self.replay_folder,
+                seed=config.seed * 1009 + self.processes.rank,
+                online=config.replay.online,
+                owner=owner,
+                pin=self.device.type == "cuda",
+            )
+            self.updates_due()  # now, not after the warm-up
         self.write_back = WriteBack(self.replay)
 
     # The two halves of the loop ------------------------------------------------------------------------------------
@@ -111,7 +139,7 @@ class Experiment:
         return self.collector.finished
 
     def _act(self, obs, carry):
-        return self.agent.policy(obs, carry, self.agent.acting_noise(self.envs.n, self.acting))
+        return self.policy(obs, carry, self.agent.acting_noise(self.envs.n, self.acting))
 
     def learn(self) -> dict[str, torch.Tensor]:
         """One update on a replayed batch. Returns its metrics, on the device."""
@@ -124,7 +152,8 @@ class Experiment:
 
     def updates_due(self) -> int:
         """Updates that the ratio grants now; 0 until replay can serve `warmup_items` sequences."""
-        return self.ratio.due(self.clock.agent_steps) if self.replay.ready(self.config.warmup_items) else 0
+        own = -(-self.config.warmup_items // self.processes.size)
+        return self.ratio.due(self.clock.agent_steps) if self.replay.ready(own) else 0
 
     # State ---------------------------------------------------------------------------------------------------------
 
@@ -149,7 +178,7 @@ class Experiment:
             **extra,
         }
         name = self.snapshots.write(self.agent, self.clock.updates, self.clock.agent_steps, shared, own)
-        self.replay.commit()
+        self.replay.commit(self.config.save.keep)
         self.snapshots.prune()
         return name
 
@@ -160,7 +189,10 @@ class Experiment:
         self.learner.generator.set_state(own["sampling"])
         self.clock.load_state_dict(shared["clock"])
         self.ratio.load_state_dict(shared["ratio"], self.clock.agent_steps)
-        self.replay = Replay.restore(self.replay_folder, own["replay"], pin=self.device.type == "cuda")
+        try:
+            self.replay = Replay.restore(self.replay_folder, own["replay"], pin=self.device.type == "cuda")
+        except ValueError as error:  # another replay, or one that is damaged or has moved on
+            raise TornFile(f"snapshot {name} cannot be resumed: {error}") from error
         self.write_back = WriteBack(self.replay)
         self.write_back.load_state_dict(own["write_back"])
         carry = self.collector.carry
@@ -177,6 +209,17 @@ class Experiment:
         self.envs.close()
         if hasattr(self, "replay"):
             self.replay.close()
+
+
+@contextlib.contextmanager
+def as_config_error() -> Iterator[None]:
+    """What a component refuses of its arguments came from the configuration."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def worker_count(config: RunConfig, processes: int) -> int:

@@ -47,10 +47,12 @@ class Learner:
             noise = self.agent.training_noise(self.batch, self.length, self.generator)
         out = self.loss(batch, noise)
         out.total.backward()
-        self.finite &= torch.isfinite(out.total.detach())
+        total = out.total.detach().clone()
+        # The total goes along, so that a NaN in one process is seen, and ends the run, in all of them.
+        self.processes.average([*(p.grad for p in self.parameters), total])
+        self.finite &= torch.isfinite(total)
         if self.finite.device.type == "cpu":
             self.check(out.metrics)
-        self.processes.average([p.grad for p in self.parameters])
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.agent.commit(out)

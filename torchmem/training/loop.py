@@ -6,7 +6,7 @@ import logging
 
 from torchmem.training.averages import Averages
 from torchmem.training.clock import Eta, Every
-from torchmem.training.evaluate import evaluate
+from torchmem.training.evaluate import Stopped, evaluate
 from torchmem.training.experiment import Experiment
 from torchmem.training.run_config import RunConfig
 from torchmem.training.sitting import Sitting
@@ -42,11 +42,11 @@ def train(x: Experiment, sitting: Sitting) -> None:
             report(x, sitting)
         if video_due():
             sitting.video(x)
-        if save_due():
+        if x.processes.any(x.processes.main and save_due()):  # one clock decides for all
             sitting.save()
         sitting.ladder(clock.agent_steps)
+    sitting.log({**episodes.pop(), **metrics.pop()})
     if sitting.finished:
-        sitting.log({**episodes.pop(), **metrics.pop()})
         report(x, sitting)
         sitting.video(x)
 
@@ -58,9 +58,12 @@ def report(x: Experiment, sitting: Sitting) -> None:
     e = x.config.eval
     for name, memory in {"eval": True, "eval_no_memory": False}.items():
         if memory or e.no_memory:
-            result = evaluate(
-                x.agent, x.config.env_name, x.config.env_kwargs, e.episodes, x.config.seed,
-                memory=memory, envs=x.envs.n, workers=sitting.workers,
-            )
+            try:
+                result = evaluate(
+                    x.agent, x.config.env_name, x.config.env_kwargs, e.episodes, x.config.seed,
+                    memory=memory, envs=x.envs.n, workers=sitting.workers, stop=sitting.signalled,
+                )
+            except Stopped as told:
+                return sitting.say(str(told))
             sitting.log(result.metrics(name))
             sitting.say(f"{'evaluation' if memory else 'without memory'}: {result.summary()}")

@@ -158,7 +158,16 @@ class Replay:
         fresh = self._fresh(batch)
         # Ids of valid starts are one range, so a uniform draw is one integer each, whatever the size.
         drawn = self.oldest * self.n + self._rng.integers(0, len(self), batch - len(fresh))
-        index = np.concatenate([fresh, drawn])[:, None] + self.n * np.arange(self.length)
+        return self._sequences(np.concatenate([fresh, drawn]))
+
+    def peek(self, batch: int, seed: int) -> dict[str, torch.Tensor]:
+        """`sample` for a look: uniform, from `seed`, and as if it had not happened to those who sample after it."""
+        drawn = np.random.default_rng(seed).integers(0, len(self), batch)
+        return self._sequences(self.oldest * self.n + drawn)
+
+    def _sequences(self, starts: np.ndarray) -> dict[str, torch.Tensor]:
+        """The sequences that begin at the steps with these ids (B,)."""
+        index = starts[:, None] + self.n * np.arange(self.length)
         cells = self._cells(index)
         self._store.prefetch(cells)
         data = {key: self._store.gather(key, cells, self.pin) for key in self.schema}
@@ -225,12 +234,12 @@ class Replay:
         token = self._undo.begin(min(self._head, self.rows))
         return {**state, "epoch": self._undo.epoch, "journal": token}
 
-    def commit(self) -> None:
-        """The newest snapshot is safely kept: drop what only older ones need."""
+    def commit(self, keep: int = 1) -> None:
+        """The newest snapshot is safely kept: drop what only snapshots before the `keep` newest need."""
         if self._undo.epoch == 0:
             raise RuntimeError("commit without a snapshot")
         self._home.mark_committed()
-        self._undo.forget()
+        self._undo.forget(keep)
 
     @classmethod
     def restore(cls, directory: str | Path, state: Mapping[str, Any], *, pin: bool = False) -> Replay:

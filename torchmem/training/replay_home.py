@@ -11,6 +11,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from torchmem.errors import TorchmemError
 from torchmem.files import atomic_write
 
 MANIFEST, LOCK = "replay.json", "lock"
@@ -106,12 +107,12 @@ def _read(directory: Path) -> dict[str, Any]:
 
 
 def _lock(directory: Path) -> int:
-    """Raises RuntimeError while another process holds the directory."""
+    """Raises TorchmemError (a RuntimeError) while another process holds the directory."""
     file = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         # lockf, not flock: env workers forked from this process would inherit a flock and outlive a killed run with it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(file)
-        raise RuntimeError(f"{directory} is in use by another process; stop that run first") from error
+        raise TorchmemError(f"{directory} is in use by another process; stop that run first") from error
     return file

@@ -44,10 +44,10 @@ class Undo:
         self._switch(journal, self.epoch + 1, occupied)
         return token
 
-    def forget(self) -> None:
-        """Delete the journals of older epochs, oldest first, so that what remains always has no gap."""
+    def forget(self, keep: int = 1) -> None:
+        """Delete all but the `keep` newest journals, oldest first, so that what remains always has no gap."""
         for epoch, path in sorted(self._files().items()):
-            if epoch < self.epoch:
+            if epoch <= self.epoch - keep:
                 path.unlink()
 
     def rewind(self, epoch: int, token: str, occupied: int) -> None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from torchmem.files import atomic_write
 from torchmem.models.checkpoint import plain
 from torchmem.training.clock import Clock, Eta, duration
+from torchmem.training.compile import recompiles, wanted
 from torchmem.training.config import ConfigError, from_json, refuse_changes, to_json
 from torchmem.training.device import launch
 from torchmem.training.estimate import banner
@@ -27,8 +28,13 @@ from torchmem.training.experiment import Experiment, worker_count
 from torchmem.training.logger import Logger
 from torchmem.training.open_loop import SEQUENCES, image_key, open_loop
 from torchmem.training.run_config import RunConfig
+from torchmem.training.tree import TornFile
 
 log = logging.getLogger("torchmem")
+# What stored experience, open episodes and random numbers are made of: no word allows a change of these on resume.
+FIXED = (
+    "env", "envs", "length", "seed", "agent.name", "replay.capacity", "replay.online", "trainer.devices", "trainer.nodes"
+)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -40,7 +46,8 @@ class Sitting:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.logdir = Path(str(config.logdir))
-        self.signal: int | None = None
+        self.signal: int | None = None  # came to this process
+        self.leaving = 0  # the signal that ends the run, wherever it came
         self.saved_at = -1
         self.logger: Logger | None = None
         self.bar: tqdm | None = None
@@ -62,7 +69,7 @@ class Sitting:
 
     def _open(self, notes: list[str]) -> None:
         x = self.experiment = Experiment(self.config, self.processes, self.device)
-        owner = json.loads((self.logdir / "run.json").read_text())["id"]
+        owner = run_id(self.logdir)
         name = x.snapshots.latest()
         if name is None:
             if self.config.resume == "must":
@@ -72,6 +79,7 @@ class Sitting:
         else:
             watermark = x.restore(name)["watermark"]
             self.saved_at = x.clock.agent_steps
+        x.snapshots.discard_after(name)
         self.processes.share([p.data for p in x.agent.parameters()])
         if self.processes.main:
             atomic_write(self.logdir / "config.json", to_json(self.config))
@@ -81,6 +89,10 @@ class Sitting:
                 self.say(line)
             if name is not None:
                 self.say(f"resumed from snapshot {name}")
+        if wanted(self.config.compile, self.device):
+            self.say("compiling loss and policy (minutes on a CPU); compile=off goes without")
+            self.say(str(x.compile()))
+        if self.processes.main:
             self.bar = tqdm(
                 total=self.config.steps, initial=x.clock.agent_steps, unit="step", unit_scale=True,
                 disable=not sys.stderr.isatty(), dynamic_ncols=True,
@@ -97,9 +109,10 @@ class Sitting:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             self._close()
-        if kind is None and self.signal is not None:
-            self._requeue()
-            raise SystemExit(128 + self.signal)
+        if kind is None and (number := self.signal or self.leaving):
+            self._requeue(number)
+            # Fabric kills the main process where another one ends with a code.
+            raise SystemExit(128 + number if self.processes.main else 0)
 
     def _close(self) -> None:
         if self.bar is not None:
@@ -115,25 +128,35 @@ class Sitting:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt  # the second ctrl-C does not wait for the snapshot
         self.signal = number
-        self.say(f"{signal.Signals(number).name}: saving a snapshot, then stopping (ctrl-C again: stop without saving)")
+        if self.processes.main:
+            name = signal.Signals(number).name
+            text = f"\n{name}: saving a snapshot, then stopping (ctrl-C again: stop without saving)\n"
+            os.write(2, text.encode())  # not through sys.stderr, whose write this may have interrupted
+
+    def signalled(self) -> bool:
+        """Whether a signal asked this process to stop."""
+        return self.signal is not None
 
     def stopped(self) -> bool:
-        """Whether a signal asked any process to stop."""
-        return self.processes.any(self.signal is not None)
+        """Whether a signal asked any process to stop. All processes ask this together."""
+        self.leaving = self.processes.largest(self.signal or 0)
+        return self.leaving > 0
 
     @property
     def finished(self) -> bool:
         return self.experiment.clock.agent_steps >= self.config.steps
 
-    def _requeue(self) -> None:
+    def _requeue(self, number: int) -> None:
         """Under SLURM, USR1 (sbatch --signal=USR1@120) means: time is up, put me back into the queue."""
         job = os.environ.get("SLURM_JOB_ID")
-        if self.signal == signal.SIGUSR1 and job and self.processes.main:
+        if number == signal.SIGUSR1 and job and self.processes.main:
             subprocess.run(["scontrol", "requeue", job], check=False)
 
     def _farewell(self) -> list[str]:
         command = shlex.join(["python", *sys.argv])
+        again = recompiles() if wanted(self.config.compile, self.device) else 0
         return [
+            *([f"torch.compile recompiled {again} times: report this with the command line"] if again else []),
             f"snapshot: {self.logdir / 'ckpt'} (newest: {self.experiment.snapshots.latest()})",
             *([] if self.finished else [f"resume:   {command}"]),
             f"curves:   tensorboard --logdir {self.logdir}   or   torchmem plot {self.logdir}",
@@ -198,6 +221,15 @@ def headline(row: Mapping[str, Any], eta: Eta) -> str:
     )
 
 
+def run_id(logdir: Path) -> str:
+    """The identity of the run in `logdir`, by which its replay knows it. Raises TornFile."""
+    file = logdir / "run.json"
+    try:
+        return json.loads(file.read_text())["id"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TornFile(f"{file} is missing, truncated or altered ({type(error).__name__}: {error})") from error
+
+
 def claim(config: RunConfig) -> list[str]:
     """Make the run's folder ours, or find that it is ours already. Returns lines to show.
 
@@ -206,13 +238,16 @@ def claim(config: RunConfig) -> list[str]:
     logdir = Path(str(config.logdir))
     if logdir.exists() and not logdir.is_dir():
         raise ConfigError(f"logdir={logdir} is a file")
-    if logdir.is_dir() and any(logdir.iterdir()):
+    if logdir.is_dir() and any(not p.name.endswith(".part") for p in logdir.iterdir()):  # a kill leaves such files
         if not (logdir / "run.json").is_file():
             raise ConfigError(f"logdir={logdir} holds something that is not a run of torchmem: choose another logdir=")
         if config.resume == "never":
             raise ConfigError(f"logdir={logdir} holds a run, and resume=never: choose another logdir=")
         if (logdir / "config.json").is_file():
             changes = refuse_changes(from_json((logdir / "config.json").read_text()), config)
+            for line in changes:
+                if any(line.startswith((f"{f}:", f"{f}.")) for f in FIXED):
+                    raise ConfigError(f"{line.partition(':')[0]} cannot change within a run ({line}): choose another logdir=")
             return [f"changed on resume, as allowed: {line}" for line in changes]
         return []
     if config.resume == "must":

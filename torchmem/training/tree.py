@@ -22,10 +22,14 @@ class TornFile(TorchmemError):
 
 
 def write_tree(folder: Path, name: str, tree: Any) -> None:
-    """Write `<name>.json`, and `<name>.safetensors` for its arrays. Tuples come back as lists."""
+    """Write `<name>.json`, and `<name>.safetensors` for its arrays. Tuples come back as lists. Raises OSError."""
     arrays: dict[str, torch.Tensor] = {}
     text = json.dumps(_split(tree, "", arrays))
-    atomic_write(folder / f"{name}.safetensors", lambda path: save_file(arrays, path, {"entries": str(len(arrays))}))
+    file = folder / f"{name}.safetensors"
+    try:
+        atomic_write(file, lambda path: save_file(arrays, path, {"entries": str(len(arrays))}))
+    except SafetensorError as error:  # what its Rust makes of a full disk
+        raise OSError(f"could not write {file}: {error}") from error
     atomic_write(folder / f"{name}.json", text)
 
 

@@ -182,35 +182,33 @@ class DreamerAgent(WorldModel):
         noise: from `training_noise`, or `Noise.mode()`. Changes nothing: the new return range is in `state`.
         """
         with cast_once(self):
-            losses, states, metrics = self.world_loss(batch, noise.posterior)
-            rows, steps = states.deter.shape[:2]
-            with torch.no_grad():
-                start = State(states.deter.detach().flatten(0, 1), states.stoch.detach().flatten(0, 1))
-                imagined = self.imagine(start, self.config.imag_length, noise)
-                reward = self.reward.mean(self.reward(imagined.feat))
-                cont = torch.sigmoid(self.cont(imagined.feat))
-            acting, returns, acting_metrics, new_range = self.behaviour.imagination_loss(
-                imagined.feat, imagined.action, reward, cont
-            )
-            losses |= {name: value.mean(1).unflatten(0, (rows, steps)) for name, value in acting.items()}
-            feat = feature(states)
-            losses["repval"], _ = self.behaviour.replay_loss(
-                feat if self.config.repval_grad else feat.detach(),
-                *(batch[key][:, 1:] for key in ("reward", "is_last", "is_terminal")),
-                boot=returns[:, 0].unflatten(0, (rows, steps)),
-            )
+            return LossOut(*self.loss_parts(batch, noise))
+
+    def loss_parts(self, batch: Mapping[str, Tensor], noise: Noise) -> tuple:
+        """The fields of LossOut in order, as plain tensors and dictionaries: what `compile` compiles."""
+        losses, states, metrics = self.world_loss(batch, noise.posterior)
+        rows, steps = states.deter.shape[:2]
+        with torch.no_grad():
+            start = State(states.deter.detach().flatten(0, 1), states.stoch.detach().flatten(0, 1))
+            imagined = self.imagine(start, self.config.imag_length, noise)
+            reward = self.reward.mean(self.reward(imagined.feat))
+            cont = torch.sigmoid(self.cont(imagined.feat))
+        acting, returns, acting_metrics, new_range = self.behaviour.imagination_loss(
+            imagined.feat, imagined.action, reward, cont
+        )
+        losses |= {name: value.mean(1).unflatten(0, (rows, steps)) for name, value in acting.items()}
+        feat = feature(states)
+        losses["repval"], _ = self.behaviour.replay_loss(
+            feat if self.config.repval_grad else feat.detach(),
+            *(batch[key][:, 1:] for key in ("reward", "is_last", "is_terminal")),
+            boot=returns[:, 0].unflatten(0, (rows, steps)),
+        )
         total = sum(self.scale(name) * value.mean() for name, value in losses.items())
         metrics |= acting_metrics | {f"loss/{name}": value.detach().mean() for name, value in losses.items()}
         metrics["loss/total"] = total.detach()
-        final = State(states.deter[:, -1].detach(), states.stoch[:, -1].detach())
-        return LossOut(
-            total=total,
-            losses=losses,
-            metrics=metrics,
-            latents=self.stored(states),
-            state=new_range,
-            carry=DreamerCarry(*final, self.action_vector({k: batch[k][:, -1] for k in self.spec.action})),
-        )
+        last_action = self.action_vector({k: batch[k][:, -1] for k in self.spec.action})
+        carry = DreamerCarry(states.deter[:, -1].detach(), states.stoch[:, -1].detach(), last_action)
+        return total, losses, metrics, self.stored(states), new_range, carry
 
     def commit(self, out: LossOut) -> None:
         """Take over the running statistics of a pass and move the slow critic, after the optimiser step."""

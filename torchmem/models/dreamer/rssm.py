@@ -143,15 +143,20 @@ class RSSM(nn.Module):
         keep = (~is_first).to(tokens.dtype).unsqueeze(-1)  # (B, T, 1)
         action = self.core.embed_action(actions.to(tokens.dtype) * keep)
         embedded = self.posterior.embed(tokens)
-        deters, stochs, logits = [], [], []
         noises = [None] * tokens.shape[1] if noise is None else noise.unbind(1)
-        steps = zip(action.unbind(1), embedded.unbind(1), keep.unbind(1), noises, strict=True)
-        with deferred_weight_gradients(not torch.compiler.is_compiling()):
-            for inputs in steps:
-                state, logit = self.observe_step(state, *inputs)
-                deters.append(state.deter)
-                stochs.append(state.stoch)
-                logits.append(logit)
+        steps = list(zip(action.unbind(1), embedded.unbind(1), keep.unbind(1), noises, strict=True))
+        if torch.compiler.is_compiling():  # the compiler sums weight gradients by itself
+            return self._scan(state, steps)
+        with deferred_weight_gradients():
+            return self._scan(state, steps)
+
+    def _scan(self, state: State, steps: list[tuple]) -> tuple[State, Tensor]:
+        deters, stochs, logits = [], [], []
+        for inputs in steps:
+            state, logit = self.observe_step(state, *inputs)
+            deters.append(state.deter)
+            stochs.append(state.stoch)
+            logits.append(logit)
         return State(torch.stack(deters, 1), torch.stack(stochs, 1)), torch.stack(logits, 1)
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor | None) -> tuple[State, Tensor]:
