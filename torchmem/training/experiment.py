@@ -124,7 +124,7 @@ class Experiment:
                 owner=owner,
                 pin=self.device.type == "cuda",
             )
-            self.updates_due()  # now, not after the warm-up
+            self.ready()  # what can never be is refused now, not after the warm-up
         self.write_back = WriteBack(self.replay)
 
     # The two halves of the loop ------------------------------------------------------------------------------------
@@ -150,10 +150,13 @@ class Experiment:
         self.clock.updated(self.config.batch * self.config.length)
         return out.metrics
 
+    def ready(self) -> bool:
+        """Whether replay can serve this process's part of `warmup_items` sequences."""
+        return self.replay.ready(-(-self.config.warmup_items // self.processes.size))
+
     def updates_due(self) -> int:
-        """Updates that the ratio grants now; 0 until replay can serve `warmup_items` sequences."""
-        own = -(-self.config.warmup_items // self.processes.size)
-        return self.ratio.due(self.clock.agent_steps) if self.replay.ready(own) else 0
+        """Updates that the ratio grants now; 0 during the warm-up."""
+        return self.ratio.due(self.clock.agent_steps) if self.ready() else 0
 
     # State ---------------------------------------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ class LostProcess(TorchmemError):
 class Processes:
     """One process alone, or one of several after Fabric's launch. All methods are no-ops when alone.
 
-    Votes go over gloo on the CPU: over NCCL each would wait for the device. Every method that talks to the others raises
-    LostProcess where one of them is gone.
+    Votes go over gloo on the CPU: over NCCL each would wait for the device. Every method that talks to the others
+    raises LostProcess where one of them is gone.
     """
 
     def __init__(self, fabric=None) -> None:

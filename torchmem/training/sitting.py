@@ -33,13 +33,14 @@ from torchmem.training.tree import TornFile
 log = logging.getLogger("torchmem")
 # What stored experience, open episodes and random numbers are made of: no word allows a change of these on resume.
 FIXED = (
-    "env", "envs", "length", "seed", "agent.name", "replay.capacity", "replay.online", "trainer.devices", "trainer.nodes"
-)
+    "groups.agent", "groups.env", "env", "envs", "length", "seed", "replay.capacity", "replay.online",
+    "trainer.devices", "trainer.nodes",
+)  # fmt: skip
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Sitting:
-    """Context of one process from start to end. Leaving it saves, unless an error says that there is nothing to save."""
+    """Context of one process from start to end. Leaving it saves, unless an error says that nothing is worth it."""
 
     experiment: Experiment
 
@@ -247,7 +248,7 @@ def claim(config: RunConfig) -> list[str]:
             changes = refuse_changes(from_json((logdir / "config.json").read_text()), config)
             for line in changes:
                 if any(line.startswith((f"{f}:", f"{f}.")) for f in FIXED):
-                    raise ConfigError(f"{line.partition(':')[0]} cannot change within a run ({line}): choose another logdir=")
+                    raise ConfigError(f"{line}: cannot change within a run, even if allowed; choose another logdir=")
             return [f"changed on resume, as allowed: {line}" for line in changes]
         return []
     if config.resume == "must":

@@ -2,7 +2,7 @@
 
     <logdir>/ckpt/<id>/agent/             weights, config, world (models/checkpoint.py); loadable alone
     <logdir>/ckpt/<id>/shared.*           optimiser, counters, the log's watermark
-    <logdir>/ckpt/<id>/rank<r>.*          of each process: random states, worlds, carry, replay watermark, open write-back
+    <logdir>/ckpt/<id>/rank<r>.*          of each process: random states, worlds, carry, replay mark, open write-back
     <logdir>/ckpt/latest                  the id; renamed into place last, which is the moment the snapshot exists
     <logdir>/ladder/<agent steps>/        agents kept for ever, where save.ladder asks for them
 """
@@ -41,7 +41,7 @@ class Snapshots:
         return name
 
     def write(self, agent, updates: int, agent_steps: int, shared: Mapping, own: Mapping) -> str:
-        """Save all parts, then make them the newest. Raises OSError on a full disk, with the old snapshot still valid."""
+        """Save all parts, then make them the newest. Raises OSError on a full disk, with the old one still whole."""
         name = f"{agent_steps:012d}-{updates:09d}"
         place, main = self.folder / name, self.processes.main
 
@@ -104,7 +104,7 @@ class Snapshots:
                     shutil.rmtree(self.folder / other, ignore_errors=True)
 
     def read(self, name: str, agent) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Weights into `agent`; returns (shared, own). Raises TornFile or CheckpointError: the file, and the way out."""
+        """Weights into `agent`; returns (shared, own). Raises TornFile (the file, the way out) or WrongAgent."""
         place = self.folder / name
         try:
             load_weights(agent, place / "agent")
