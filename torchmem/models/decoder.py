@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmem.models.dists import symlog
 from torchmem.models.dreamer.config import DreamerConfig
 from torchmem.models.encoder import check_resolution
+from torchmem.models.fused import widen
 from torchmem.models.inputs import split_spaces
 from torchmem.models.layers import MLP, BlockLinear, Dense, Linear, RMSNorm, UpsampleConv
 from torchmem.types import Space
@@ -76,11 +77,11 @@ class Decoder(nn.Module):
             hidden = self.mlp(torch.cat([stoch, deter], -1))  # this order, the reverse of `feat` (spec section 5)
             for key, space in self.vectors.items():
                 shape = (*space.shape, space.classes or 2) if space.discrete else space.shape
-                out[key] = self.heads[key](hidden).float().unflatten(-1, shape or (1,))
+                out[key] = widen(self.heads[key](hidden)).unflatten(-1, shape or (1,))
                 if not shape:
                     out[key] = out[key].squeeze(-1)
         if self.images:
-            image = self.cnn(deter, stoch).float()
+            image = widen(self.cnn(deter, stoch))
             parts = image.split([s.shape[2] for s in self.images.values()], -1)
             out.update(zip(self.images, parts, strict=True))
         return out

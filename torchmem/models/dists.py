@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchmem.models.fused import widen
+
 
 def symlog(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.log1p(x.abs())
@@ -31,7 +33,7 @@ def gumbel(shape: tuple[int, ...], generator: torch.Generator | None, device: to
 
 def unimix(logits: Tensor, share: float) -> Tensor:
     """Normalised log-probabilities of (1 - share) softmax(logits) + share / K. logits (..., K), any dtype -> float32."""
-    logits = logits.float()
+    logits = widen(logits)
     if share == 0:
         return F.log_softmax(logits, -1)
     return torch.log((1 - share) * torch.softmax(logits, -1) + share / logits.shape[-1])
@@ -76,7 +78,7 @@ def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
 
     Mirrored bins are added first, so that uniform logits give exactly 0: single terms reach 2e6 (spec trap 2).
     """
-    probs = torch.softmax(logits.float(), -1)
+    probs = torch.softmax(widen(logits), -1)
     count = bins.shape[0]
     low, high = count // 2, (count + 1) // 2
     weighted = probs * bins
@@ -86,7 +88,7 @@ def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
 
 def twohot_loss(logits: Tensor, bins: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy with the two bins around the target. logits (..., bins), target (...) -> (...)."""
-    logits, target = logits.float(), target.detach().float()
+    logits, target = widen(logits), widen(target.detach())
     count = bins.shape[0]
     # bins <= t and count - (bins > t) are the same number for finite bins: one search gives both neighbours.
     upto = torch.searchsorted(bins, target.contiguous(), right=True)
@@ -108,19 +110,19 @@ def twohot_loss(logits: Tensor, bins: Tensor, target: Tensor) -> Tensor:
 
 def binary_loss(logit: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy with a soft label, elementwise."""
-    logit = logit.float()
+    logit = widen(logit)
     return -(label * F.logsigmoid(logit) + (1 - label) * F.logsigmoid(-logit))
 
 
 def bounded_normal(mean: Tensor, std: Tensor, min_std: float, max_std: float) -> tuple[Tensor, Tensor]:
     """Mean in (-1, 1) and deviation in (min_std, max_std), float32, from raw outputs (computed in their dtype)."""
     bounded = (max_std - min_std) * torch.sigmoid(std + 2.0) + min_std
-    return torch.tanh(mean).float(), bounded.float()
+    return widen(torch.tanh(mean)), widen(bounded)
 
 
 def normal_logp(mean: Tensor, std: Tensor, event: Tensor) -> Tensor:
     """Log-density summed over the last axis. (..., A) -> (...)."""
-    z = (event.detach().float() - mean) / std
+    z = (widen(event.detach()) - mean) / std
     return (-0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchmem.models.dreamer.config import DreamerConfig
+from torchmem.models.fused import max_pool
 from torchmem.models.inputs import concat_keys, split_spaces
 from torchmem.models.layers import MLP, Conv, RMSNorm
 from torchmem.types import Space
@@ -23,9 +24,7 @@ class ImageStage(nn.Module):
         self.norm = RMSNorm(size_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        x = F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-        return F.silu(self.norm(x))
+        return F.silu(self.norm(max_pool(self.conv(x))))
 
 
 class Encoder(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchmem.models import dists
 from torchmem.models.dreamer.config import DreamerConfig
+from torchmem.models.fused import widen
 from torchmem.models.layers import MLP, Linear
 from torchmem.types import Space
 
@@ -23,7 +24,7 @@ class TwoHotHead(nn.Module):
         self.register_buffer("bins", dists.symexp_bins(bins), persistent=False)
 
     def forward(self, feat: Tensor) -> Tensor:
-        return self.out(self.mlp(feat)).float()
+        return widen(self.out(self.mlp(feat)))
 
     def mean(self, logits: Tensor) -> Tensor:
         return dists.twohot_mean(logits, self.bins)
@@ -41,7 +42,7 @@ class BinaryHead(nn.Module):
         self.out = Linear(units, 1)
 
     def forward(self, feat: Tensor) -> Tensor:
-        return self.out(self.mlp(feat)).float().squeeze(-1)
+        return widen(self.out(self.mlp(feat))).squeeze(-1)
 
 
 class PolicyHead(nn.Module):
@@ -76,7 +77,7 @@ class PolicyHead(nn.Module):
         for key, space in self.spaces.items():
             layer = self.out[key]
             if space.discrete:
-                out[key] = (layer(hidden).float().unflatten(-1, (*space.shape, space.classes or 2)),)
+                out[key] = (widen(layer(hidden)).unflatten(-1, (*space.shape, space.classes or 2)),)
             else:
                 mean, std = dists.bounded_normal(layer["mean"](hidden), layer["std"](hidden), *self.bounds)
                 out[key] = (mean.unflatten(-1, space.shape), std.unflatten(-1, space.shape))

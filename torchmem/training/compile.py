@@ -53,7 +53,7 @@ def compile_agent(agent) -> tuple[Callable[[Mapping[str, Tensor], Noise], LossOu
     """(loss, policy) compiled, with CUDA graphs on a GPU. The agent itself stays as it is."""
     mode = "reduce-overhead" if agent.device.type == "cuda" else "default"
     parts = torch.compile(agent.loss_parts, mode=mode, dynamic=False)
-    policy = torch.compile(agent.policy, mode=mode, dynamic=False)
+    policy = torch.compile(agent.policy, dynamic=False)  # no graph: its carry must outlive the next call
 
     def loss(batch: Mapping[str, Tensor], noise: Noise) -> LossOut:
         if agent.device.type == "cuda":

@@ -58,7 +58,8 @@ class Experiment:
                 on_error=config.on_env_error,
             )
         self.spec = self.envs.spec
-        self.agent = DreamerAgent(self.spec, config.agent).to(device)
+        with as_config_error():
+            self.agent = DreamerAgent(self.spec, config.agent).to(device)
         self.agent.dtype = torch.bfloat16 if config.trainer.precision == "bfloat16" else torch.float32
         self.learner = Learner(self.agent, self.batch, config.length, config.seed, processes)
         self.collector = Collector(self.envs, self.agent.initial(self.envs.n), device)

@@ -60,7 +60,7 @@ class Core(nn.Module):
         reset = self.reset(torch.sigmoid(reset))
         candidate = self.candidate(torch.tanh(reset * candidate))
         update = self.update(torch.sigmoid(update - 1))  # bias -1: mostly keep
-        return update * candidate + (1 - update) * deter
+        return torch.lerp(deter, candidate, update)  # u c + (1 - u) h
 
 
 class Posterior(nn.Module):

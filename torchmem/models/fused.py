@@ -1,0 +1,79 @@
+"""Two image-sized operations with backward passes of their own: they keep less and touch memory less often.
+
+torch's versions are the reference (tests/models/test_fused.py) and what torch.compile sees, which fuses by itself.
+Saved for the backward pass of one convolution stage with P pooled values: 4 P + 2 P x 8 bytes by max_pool2d and
+12 P bytes by a composed RMSNorm; here P x 1 byte and 4 P.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def widen(x: Tensor) -> Tensor:
+    """At least float32: half-precision types go up, float32 and float64 stay."""
+    return x.float() if x.element_size() < 4 else x
+
+
+class _RMSNorm(torch.autograd.Function):
+    """x * rsqrt(mean(x^2) + eps) * scale over the last axis, in float32, returned in x's dtype."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+        wide = widen(x)
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, scale, inverse)
+        return (wide * inverse).mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, scale, inverse = ctx.saved_tensors
+        grad = widen(grad)
+        unit = widen(x) * inverse
+        weighted = grad * unit
+        # d unit / d x projects out the direction of x: grad_x = (g s - unit * mean(g s unit)) / rms
+        mean = (weighted @ scale).unsqueeze(-1).div_(scale.shape[0])
+        grad_scale = weighted.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        grad_x = torch.mul(grad, scale, out=weighted) if grad_scale is not None else grad * scale
+        grad_x.addcmul_(unit, mean, value=-1).mul_(inverse)
+        return grad_x.to(x.dtype), grad_scale, None
+
+
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """x (..., F), scale (F) -> (..., F). Gradients of gradients are not offered."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        wide = widen(x)
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * scale).to(x.dtype)
+    return _RMSNorm.apply(x, scale, eps)
+
+
+class _MaxPool(torch.autograd.Function):
+    """2 x 2 maxima of (B, H, W, C); remembers the winner as one byte. Ties go to the first, as in max_pool2d."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        cells = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, 2, W / 2, 2, C)
+        a, b, c, d = (cells[:, :, i, :, j] for i in range(2) for j in range(2))
+        upper, lower = torch.maximum(a, b), torch.maximum(c, d)
+        winner = torch.where(lower > upper, (d > c).to(torch.uint8).add_(2), (b > a).to(torch.uint8))
+        ctx.save_for_backward(winner)
+        return torch.maximum(upper, lower)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (winner,) = ctx.saved_tensors
+        rows, height, width, channels = grad.shape
+        out = torch.empty((rows, height, 2, width, 2, channels), dtype=grad.dtype, device=grad.device)
+        for i in range(2):
+            for j in range(2):
+                torch.mul(grad, winner == 2 * i + j, out=out[:, :, i, :, j])
+        return out.flatten(3, 4).flatten(1, 2)
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, H / 2, W / 2, C), the maximum of each 2 x 2 cell."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    return _MaxPool.apply(x)
