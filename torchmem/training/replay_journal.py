@@ -59,7 +59,7 @@ class Journal:
         Raises OSError where the disk is full, with the journal as it was before; the caller must then not overwrite.
         """
         cells = np.ascontiguousarray(cells, dtype="<i8")
-        blocks = [memoryview(np.ascontiguousarray(block)).cast("B") for block in (cells, *contents)]
+        blocks = [np.ascontiguousarray(block).data.cast("B") for block in (cells, *contents)]
         crc = 0
         for block in blocks:
             crc = zlib.crc32(block, crc)

@@ -19,7 +19,7 @@ class Undo:
     def __init__(self, folder: Path, store: Store, groups: tuple[Sequence[str], Sequence[str]]) -> None:
         self._folder, self._store, self._groups = folder, store, groups
         self._journal: Journal | None = None
-        self._kept: np.ndarray | None = None  # (group, cell): no (further) record needed in this epoch
+        self._kept = np.empty((2, 0), np.bool_)  # (group, cell): no (further) record needed in this epoch
         self.epoch = 0
 
     @property
@@ -85,7 +85,7 @@ class Undo:
     def _switch(self, journal: Journal, epoch: int, occupied: int) -> None:
         self.close()
         self._journal, self.epoch = journal, epoch
-        if self._kept is None:
+        if not self._kept.size:
             self._kept = np.empty((2, self._store.cells), np.bool_)
         by_row = self._kept.reshape(2, self._store.n, self._store.rows)
         by_row[:, :, :occupied] = False
