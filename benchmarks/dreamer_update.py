@@ -36,7 +36,8 @@ from typing import Any
 
 from torchmem.allocator import keep_memory
 
-keep_memory()  # as a run does; THP_MEM_ALLOC_ENABLE=0 shows the rows without
+if "--serve" in sys.argv:  # as a run of ours does, and only there: it sets a variable that peers would inherit
+    keep_memory()  # THP_MEM_ALLOC_ENABLE=0 shows our rows without
 import torch  # noqa: E402
 
 ACTIONS, SIDE = 6, 64  # discrete actions; pixels of the square image
