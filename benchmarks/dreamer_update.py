@@ -38,7 +38,7 @@ from torchmem.allocator import keep_memory
 
 if "--serve" in sys.argv:  # as a run of ours does, and only there: it sets a variable that peers would inherit
     keep_memory()  # THP_MEM_ALLOC_ENABLE=0 shows our rows without
-import torch  # noqa: E402
+import torch
 
 ACTIONS, SIDE = 6, 64  # discrete actions; pixels of the square image
 
