@@ -228,3 +228,26 @@ def test_restore_keeps_what_the_replay_was_made_with(tmp_path):
     again = Replay.restore(tmp_path / "r", replay.snapshot())
     assert (again.n, again.rows, again.length, again.online) == (2, 30, 4, False)
     assert again.latents == ("deter", "stoch") and dict(again.schema) == SCHEMA
+
+
+def test_commit_can_keep_older_snapshots(tmp_path):
+    replay = make(tmp_path / "r", rows=25)
+    states, contents = [], []
+    for number in range(4):
+        work(replay, 30 * number, 30 * number + 30)
+        states.append(replay.snapshot())
+        contents.append(everything(replay))
+        replay.commit(keep=2)
+    work(replay, 120, 150)
+    with pytest.raises(ValueError, match="gone"):
+        Replay.restore(tmp_path / "r", states[1])
+    assert everything(Replay.restore(tmp_path / "r", states[2])) == contents[2]
+
+
+def test_a_peek_changes_nothing(tmp_path):
+    replay, quiet = make(tmp_path / "r", rows=25), make(tmp_path / "s", rows=25)
+    work(replay, 0, 20)
+    work(quiet, 0, 20)
+    looked = digest(replay.peek(4, 7))
+    assert looked == digest(replay.peek(4, 7)) != digest(replay.peek(4, 8))
+    assert work(replay, 20, 40) == work(quiet, 20, 40)
