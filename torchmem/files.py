@@ -27,7 +27,8 @@ def atomic_write(path: str | Path, content: bytes | str | Callable[[Path], None]
         sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"could not write {path}: {error.strerror}; the old file, if any, is untouched") from error
+        text = f"could not write {path}: {error.strerror}; the old file, if any, is untouched"
+        raise OSError(error.errno, text) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

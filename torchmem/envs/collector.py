@@ -19,7 +19,7 @@ class Collector:
     """Holds what a collection in progress consists of: the worlds, the carry, and the actions not yet played."""
 
     def __init__(self, envs: VectorEnv, carry: Any, device: torch.device | str = "cpu") -> None:
-        self.envs, self.carry, self.device = envs, carry, torch.device(device)
+        self.envs, self.carry, self._where = envs, carry, torch.device(device)
         self.actions: dict[str, np.ndarray] | None = None
         self.truth: dict[str, np.ndarray] = {}  # of the last step; for the experimenter only
         self.returns = np.zeros(envs.n)
@@ -33,7 +33,7 @@ class Collector:
         Only keys of the spec and flags reach the policy: the truth cannot.
         """
         data, self.truth = self.envs.step(self.actions)
-        obs = {k: torch.from_numpy(v).to(self.device, non_blocking=True) for k, v in data.items()}
+        obs = {k: torch.from_numpy(v).to(self._where, non_blocking=True) for k, v in data.items()}
         chosen, self.carry, extras = policy(obs, self.carry)
         actions = {key: value.cpu().numpy() for key, value in chosen.items()}
         for value in actions.values():

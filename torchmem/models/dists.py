@@ -25,14 +25,15 @@ def symexp(x: Tensor) -> Tensor:
 def gumbel(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str) -> Tensor:
     """Standard Gumbel noise, float32."""
     uniform = torch.rand(shape, generator=generator, device=device)
-    return -torch.log(-torch.log(uniform.clamp_(1e-20, 1 - 2**-24)))  # rand can return 0; 1 - 2^-24 is the last float < 1
+    # rand can return 0; 1 - 2^-24 is the last float below 1
+    return -torch.log(-torch.log(uniform.clamp_(1e-20, 1 - 2**-24)))
 
 
 # Categorical latents -----------------------------------------------------------------------------------------------
 
 
 def unimix(logits: Tensor, share: float) -> Tensor:
-    """Normalised log-probabilities of (1 - share) softmax(logits) + share / K. logits (..., K), any dtype -> float32."""
+    """Normalised log-probabilities of (1 - share) softmax(logits) + share / K. logits (..., K) -> float32 or wider."""
     logits = widen(logits)
     if share == 0:
         return F.log_softmax(logits, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -41,7 +42,7 @@ class Encoder(nn.Module):
             height, width = check_resolution(self.images, len(config.mults))
             channels = [sum(s.shape[2] for s in self.images.values()), *(config.depth * m for m in config.mults)]
             self.cnn = nn.Sequential(
-                *(ImageStage(i, o, config.kernel) for i, o in zip(channels[:-1], channels[1:], strict=True))
+                *(ImageStage(i, o, config.kernel) for i, o in itertools.pairwise(channels))
             )
             self.size += height * width * channels[-1]
         if not self.size:

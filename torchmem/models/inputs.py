@@ -19,9 +19,9 @@ def split_spaces(spaces: Mapping[str, Space]) -> tuple[dict[str, Space], dict[st
         if space.image:
             images[key] = space
         elif space.dtype == "uint8" and len(space.shape) >= 2 and space.classes is None:
-            raise ValueError(f"observation {key!r} is uint8 of shape {space.shape}: images are (height, width, channels)")
+            raise ValueError(f"observation {key!r} is uint8 {space.shape}: images are (height, width, channels)")
         elif len(space.shape) > 2:
-            raise ValueError(f"observation {key!r} of shape {space.shape} is neither a uint8 image nor rank <= 2: flatten it")
+            raise ValueError(f"observation {key!r} {space.shape} is neither a uint8 image nor rank <= 2: flatten it")
         else:
             vectors[key] = space
     return images, vectors

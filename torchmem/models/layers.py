@@ -1,4 +1,4 @@
-"""Linear, BlockLinear, Conv, RMSNorm and their stacks, as DreamerV3 defines them (danijar/dreamerv3, embodied/jax/nets.py).
+"""Linear, BlockLinear, Conv, RMSNorm and their stacks, as DreamerV3 defines them (embodied/jax/nets.py).
 
 Every layer keeps float32 parameters and computes in the dtype of its input. Images travel as (..., H, W, C), so that a
 norm over the last axis is a norm over channels; inside a convolution the same memory is seen as channels-last.

@@ -30,7 +30,7 @@ def lambda_return(
 
 
 def percentile_range(returns: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Percentiles (in %) of all returns, linear interpolation. Sorts instead of torch.quantile, which refuses > 2^24."""
+    """Percentiles (in %) of all returns, linear interpolation. Sorts: torch.quantile refuses more than 2^24 values."""
     flat = returns.detach().flatten().sort().values
     out = []
     for percent in (low, high):

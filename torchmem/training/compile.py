@@ -39,8 +39,8 @@ class CompileReport:
 
     def __str__(self) -> str:
         return (
-            f"compiled in {self.seconds:.0f} s: {self.graphs} graphs, {self.graph_breaks} graph breaks; gradients within "
-            f"{self.worst_gradient:.1e} of eager ({self.worst_tensor})"
+            f"compiled in {self.seconds:.0f} s: {self.graphs} graphs, {self.graph_breaks} graph breaks; "
+            f"gradients within {self.worst_gradient:.1e} of eager ({self.worst_tensor})"
         )
 
 

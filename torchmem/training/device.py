@@ -25,7 +25,8 @@ def launch(config: TrainerConfig) -> tuple[Processes, torch.device]:
 
     cuda = torch.cuda.is_available()
     if config.accelerator == "cuda" and not cuda:
-        raise ConfigError("trainer.accelerator=cuda, but torch finds no CUDA device; see `torchmem doctor`, or trainer=cpu")
+        text = "trainer.accelerator=cuda, but torch finds no CUDA device; see `torchmem doctor`, or use trainer=cpu"
+        raise ConfigError(text)
     if config.accelerator == "auto":
         config.accelerator = "cuda" if cuda else "cpu"
     if config.precision == "auto":

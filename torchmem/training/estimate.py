@@ -30,9 +30,9 @@ def activation_bytes(agent, batch: int, length: int) -> int:
     return floats * width
 
 
-def banner(x: Experiment, device: torch.device) -> list[str]:
+def banner(x: Experiment) -> list[str]:
     """Device, precision, sizes, memory and disk: the lines shown before the first step."""
-    c, t = x.config, x.config.trainer
+    c, t, device = x.config, x.config.trainer, x.device
     count = sum(p.numel() for _, p in x.agent.trained())
     state = sum(p.numel() for p in x.agent.parameters()) * 4 * 4  # weights, gradients, two moments
     work = activation_bytes(x.agent, x.batch, c.length)
@@ -48,11 +48,12 @@ def banner(x: Experiment, device: torch.device) -> list[str]:
     return [
         f"agent {c.groups.get('agent')} size {c.groups.get('size')}: {count:,} trained parameters; env {c.env_name}",
         f"device {name}; compute {t.precision}; {x.processes.size} process(es); compile {c.compile}",
-        f"memory about {readable(state + work)}{have} (weights and optimiser {readable(state)}, one update {readable(work)})",
+        f"memory about {readable(state + work)}{have} (weights and optimiser {readable(state)}, "
+        f"one update {readable(work)})",
         f"replay {rows:,} steps x {per_step:,} B = {readable(rows * per_step)} in {x.replay_folder} "
         f"({readable(free_bytes(x.replay_folder))} still free)",
-        f"{c.steps:,} agent steps = {c.steps * x.spec.action_repeat:,} env steps over {c.envs} envs; {updates} agent steps, "
-        f"each on {c.batch} x {c.length} replayed steps; first update after "
+        f"{c.steps:,} agent steps = {c.steps * x.spec.action_repeat:,} env steps over {c.envs} envs; "
+        f"{updates} agent steps, each on {c.batch} x {c.length} replayed steps; first update after "
         f"{math.ceil(c.warmup_items / c.envs + c.length) * c.envs:,} agent steps",
         f"run folder {x.logdir}",
     ]

@@ -39,7 +39,7 @@ class Experiment:
     """
 
     def __init__(self, config: RunConfig, processes: Processes, device: torch.device) -> None:
-        self.config, self.processes, self.device = config, processes, device
+        self.config, self.processes = config, processes
         size, rank = processes.size, processes.rank
         for name in ("envs", "batch"):
             if getattr(config, name) % size:
@@ -84,6 +84,10 @@ class Experiment:
         report = check_gradients(self.agent, loss, random_batch(self.agent, self.batch, self.config.length), noise)
         self.learner.loss, self.policy = loss, policy
         return report
+
+    @property
+    def device(self) -> torch.device:
+        return self.agent.device
 
     # The data ----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from torchmem.files import atomic_write
@@ -56,20 +57,20 @@ class Sitting:
     # Start and end -------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Sitting:
-        self.processes, self.device = launch(self.config.trainer)
+        self.processes, device = launch(self.config.trainer)
         self.workers = worker_count(self.config, self.processes.size)
         notes = claim(self.config) if self.processes.main else []
         self.processes.barrier()
         try:
-            self._open(notes)
+            self._open(notes, device)
         except BaseException:
             self._close()
             raise
         self._handlers = {s: signal.signal(s, self._on_signal) for s in SIGNALS}
         return self
 
-    def _open(self, notes: list[str]) -> None:
-        x = self.experiment = Experiment(self.config, self.processes, self.device)
+    def _open(self, notes: list[str], device: torch.device) -> None:
+        x = self.experiment = Experiment(self.config, self.processes, device)
         owner = run_id(self.logdir)
         name = x.snapshots.latest()
         if name is None:
@@ -86,11 +87,11 @@ class Sitting:
             atomic_write(self.logdir / "config.json", to_json(self.config))
             atomic_write(self.logdir / "env_spec.json", json.dumps(plain(x.spec.to_json()), indent=1))
             self.logger = Logger(self.logdir, x.clock, self.config.log.sinks, watermark=watermark)
-            for line in banner(x, self.device) + notes:
+            for line in banner(x) + notes:
                 self.say(line)
             if name is not None:
                 self.say(f"resumed from snapshot {name}")
-        if wanted(self.config.compile, self.device):
+        if wanted(self.config.compile, device):
             self.say("compiling loss and policy (minutes on a CPU); compile=off goes without")
             self.say(str(x.compile()))
         if self.processes.main:
@@ -155,7 +156,7 @@ class Sitting:
 
     def _farewell(self) -> list[str]:
         command = shlex.join(["python", *sys.argv])
-        again = recompiles() if wanted(self.config.compile, self.device) else 0
+        again = recompiles() if wanted(self.config.compile, self.experiment.device) else 0
         return [
             *([f"torch.compile recompiled {again} times: report this with the command line"] if again else []),
             f"snapshot: {self.logdir / 'ckpt'} (newest: {self.experiment.snapshots.latest()})",
