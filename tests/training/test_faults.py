@@ -26,16 +26,17 @@ def settings():
 
 
 @pytest.fixture
-def train(capfd):
+def train(capfd, caplog):
     """words -> (exit code, what was said); a traceback in it fails the test"""
 
     def run(words: list[str]) -> tuple[int, str]:
         capfd.readouterr()
+        caplog.clear()
         try:
             code = command.main(words)
         except SystemExit as leaving:
             code = leaving.code
-        said = "".join(capfd.readouterr())
+        said = "".join(capfd.readouterr()) + caplog.text
         assert code == 0 or "command.py" not in said, said
         return code, said
 
@@ -200,7 +201,7 @@ def test_a_torn_replay_is_named(train, run, pattern):
     file = sorted((run / "replay" / "rank0").glob(pattern))[-1]
     os.truncate(file, 20)
     code, said = train(tiny.words(run))
-    assert code == 1 and "replay" in said
+    assert code == 1 and "the replay in" in said and "cannot be resumed" in said
 
 
 def test_what_a_crash_left_half_written_does_not_outlive_the_next_snapshot(train, run, straight):
@@ -275,7 +276,7 @@ def test_a_worker_killed_in_a_running_training(train, tmp_path, monkeypatch, rea
 def test_a_world_that_raises_ends_the_run_with_its_own_traceback(train, tmp_path, monkeypatch):
     at(monkeypatch, 40, lambda x: monkeypatch.setattr(DummyWorld, "_advance", lambda *_: 1 / 0))
     code, said = train(tiny.words(tmp_path / "run", "on_env_error=raise"))
-    assert code == 1 and "WorldFailed" in said and "ZeroDivisionError" in said and "dummy.py" in said
+    assert code == 1 and "WorldFailed" in said and "ZeroDivisionError" in said and "host.py" in said
 
 
 def test_without_gl_the_run_says_what_to_install(train, tmp_path, monkeypatch):

@@ -200,7 +200,8 @@ class Experiment:
         try:
             self.replay = Replay.restore(self.replay_folder, own["replay"], pin=self.device.type == "cuda")
         except ValueError as error:  # another replay, or one that is damaged or has moved on
-            raise TornFile(f"snapshot {name} cannot be resumed: {error}") from error
+            place = f"the replay in {self.replay_folder}"
+            raise TornFile(f"snapshot {name} cannot be resumed with {place}: {error}") from error
         self.write_back = WriteBack(self.replay)
         self.write_back.load_state_dict(own["write_back"])
         carry = self.collector.carry

@@ -100,7 +100,10 @@ class Home:
 
 
 def _read(directory: Path) -> dict[str, Any]:
-    manifest = json.loads((directory / MANIFEST).read_text())
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{directory / MANIFEST} is truncated or altered: {error}") from error
     if manifest.get("format") != 1:
         raise ValueError(f"{directory / MANIFEST} has format {manifest.get('format')!r}; this torchmem reads format 1")
     return manifest

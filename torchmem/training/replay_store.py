@@ -30,6 +30,12 @@ class Store:
         self.rows, self.n, self.cells = rows, n, rows * n
         self.shapes = {key: tuple(shape) for key, (shape, _) in schema.items()}
         self.dtypes = {key: torch_dtype(dtype) for key, (_, dtype) in schema.items()}
+        for key, shape in self.shapes.items():
+            file, size = folder / f"{key}.memmap", math.prod((self.cells, *shape)) * self.dtypes[key].itemsize
+            found = file.stat().st_size if file.is_file() else 0
+            if found != size:  # load_memmap would stretch it with zeros, without a word
+                dtype = self.dtypes[key]
+                raise ValueError(f"{file} does not hold {(n, rows, *shape)} {dtype}: {found} bytes in place of {size}")
         tensors = TensorDict.load_memmap(folder)
         # Bytes, because a gather or a copy of rows is the same for every dtype, and numpy does it fastest
         # (torch.index_copy_ takes 10 ms where numpy takes 0.6 ms for 16 x 65 images, benchmarks/replay.py).
