@@ -49,7 +49,7 @@ def _contract_linear(inputs: list[Tensor], grads: list[Tensor]) -> Tensor:
 
 
 def _contract_bmm(inputs: list[Tensor], grads: list[Tensor]) -> Tensor:
-    return torch.bmm(torch.cat(inputs, 1).transpose(1, 2), torch.cat(grads, 1))  # (blocks, in, out)
+    return torch.bmm(torch.cat(grads, 1).transpose(1, 2), torch.cat(inputs, 1))  # (blocks, out, in)
 
 
 class _Linear(torch.autograd.Function):
@@ -70,20 +70,20 @@ class _Linear(torch.autograd.Function):
 
 
 class _Bmm(torch.autograd.Function):
-    """x (blocks, B, in) @ weight (blocks, in, out) with the weight's gradient left to its gate."""
+    """x (blocks, B, in) @ weight.T (blocks, out, in) with the weight's gradient left to its gate."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, ledger: _Ledger) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.ledger = ledger
-        return torch.bmm(x, weight)
+        return torch.bmm(x, weight.transpose(1, 2))
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         ctx.ledger.inputs.append(x)
         ctx.ledger.grads.append(grad)
-        return (torch.bmm(grad, weight.transpose(1, 2)) if ctx.needs_input_grad[0] else None), None, None
+        return (torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None), None, None
 
 
 _active: dict[tuple, tuple[Tensor, _Ledger]] | None = None
@@ -118,8 +118,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def bmm(x: Tensor, weight: Tensor) -> Tensor:
-    """torch.bmm, or its deferred form inside the block."""
+    """x (blocks, B, in), weight (blocks, out, in) -> (blocks, B, out); deferred inside the block."""
     if _active is None or not weight.requires_grad:
-        return torch.bmm(x, weight)
+        return torch.bmm(x, weight.transpose(1, 2))
     gated, ledger = _gated(weight, _contract_bmm)
     return _Bmm.apply(x, gated, ledger)

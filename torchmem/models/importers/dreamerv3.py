@@ -87,7 +87,7 @@ def translate(path: str, array: np.ndarray, stages: int = 4) -> tuple[str, Tenso
         if value.dim() == 4:
             value = value.permute(3, 2, 0, 1)  # HWIO -> OIHW
         elif ".hidden." in name or name.endswith((".gates", ".from_deter")):
-            pass  # BlockLinear keeps (blocks, in, out)
+            value = value.transpose(1, 2)  # (blocks, in, out) -> (blocks, out, in)
         else:
             value = value.flatten(1).t()  # an output shape tuple is flattened row-major
     elif leaf == "bias":
