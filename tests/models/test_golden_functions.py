@@ -115,8 +115,8 @@ def test_layers():
         kernel = g[f"{name}/kernel"]
         if isinstance(layer, layers.Conv):
             kernel = kernel.permute(3, 2, 0, 1)
-        elif not isinstance(layer, layers.BlockLinear):
-            kernel = kernel.t()
+        else:
+            kernel = kernel.mT  # (out, in), within each block too
         layer.load_state_dict({"weight": kernel.contiguous(), "bias": g[f"{name}/bias"]})
         return layer
 

@@ -39,7 +39,7 @@ def test_block_linear_is_block_diagonal():
     layer = BlockLinear(6, 9, 3).double()
     torch.nn.init.normal_(layer.bias)
     x = torch.randn(4, 6, dtype=torch.float64)
-    full = torch.block_diag(*layer.weight)
+    full = torch.block_diag(*layer.weight.mT)
     expected = x @ full + layer.bias
     torch.testing.assert_close(layer(x), expected)
     grouped = x.unflatten(-1, (3, -1)).transpose(0, 1)
