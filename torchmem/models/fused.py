@@ -35,7 +35,7 @@ class _RMSNorm(torch.autograd.Function):
         weighted = grad * unit
         # d unit / d x projects out the direction of x: grad_x = (g s - unit * mean(g s unit)) / rms
         mean = (weighted @ scale).unsqueeze(-1).div_(scale.shape[0])
-        grad_scale = weighted.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        grad_scale = weighted.reshape(-1, weighted.shape[-1]).sum(0) if ctx.needs_input_grad[1] else None
         grad_x = torch.mul(grad, scale, out=weighted) if grad_scale is not None else grad * scale
         grad_x.addcmul_(unit, mean, value=-1).mul_(inverse)
         return grad_x.to(x.dtype), grad_scale, None
