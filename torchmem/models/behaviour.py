@@ -21,6 +21,9 @@ def alone(values: Tensor) -> Tensor:
 class Behaviour(nn.Module):
     """Policy, value, slow value and the return range. Knows features, not worlds or dynamics."""
 
+    return_low: Tensor
+    return_high: Tensor
+
     def __init__(self, feat: int, actions: Mapping[str, Space], config: DreamerConfig) -> None:
         super().__init__()
         c = self.config = config
@@ -106,5 +109,6 @@ class Behaviour(nn.Module):
         """Take over the new return range and move the slow critic; call once after each optimiser step."""
         for name, value in state.items():
             getattr(self, name).copy_(value)
-        slow, fast = list(self.slow_value.parameters()), list(self.value.parameters())
+        slow: list[Tensor] = [*self.slow_value.parameters()]
+        fast: list[Tensor] = [*self.value.parameters()]
         torch._foreach_lerp_(slow, fast, self.config.slow_rate)

@@ -101,19 +101,19 @@ def deferred_weight_gradients() -> Iterator[None]:
         _active = outer
 
 
-def _gated(weight: Tensor, contract) -> tuple[Tensor, _Ledger]:
+def _gated(uses: dict[tuple, tuple[Tensor, _Ledger]], weight: Tensor, contract) -> tuple[Tensor, _Ledger]:
     key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype)
-    if key not in _active:
+    if key not in uses:
         ledger = _Ledger()
-        _active[key] = (_Gate.apply(weight, ledger, contract), ledger)
-    return _active[key]
+        uses[key] = (_Gate.apply(weight, ledger, contract), ledger)
+    return uses[key]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """F.linear, or its deferred form inside the block (2-D inputs only)."""
     if _active is None or x.dim() != 2 or not weight.requires_grad:
         return F.linear(x, weight, bias)
-    gated, ledger = _gated(weight, _contract_linear)
+    gated, ledger = _gated(_active, weight, _contract_linear)
     return _Linear.apply(x, gated, ledger) + bias
 
 
@@ -121,5 +121,5 @@ def bmm(x: Tensor, weight: Tensor) -> Tensor:
     """x (blocks, B, in), weight (blocks, out, in) -> (blocks, B, out); deferred inside the block."""
     if _active is None or not weight.requires_grad:
         return torch.bmm(x, weight.transpose(1, 2))
-    gated, ledger = _gated(weight, _contract_bmm)
+    gated, ledger = _gated(_active, weight, _contract_bmm)
     return _Bmm.apply(x, gated, ledger)

@@ -17,6 +17,8 @@ from torchmem.types import Space
 class TwoHotHead(nn.Module):
     """feat (..., F) -> logits (..., bins) over symexp-spaced values; starts at exactly 0 everywhere."""
 
+    bins: Tensor
+
     def __init__(self, size_in: int, units: int, layers: int, bins: int) -> None:
         super().__init__()
         self.mlp = MLP(size_in, units, layers)
@@ -45,6 +47,18 @@ class BinaryHead(nn.Module):
         return widen(self.out(self.mlp(feat))).squeeze(-1)
 
 
+class GaussianOut(nn.Module):
+    """hidden (..., units) -> raw mean and raw deviation, each (..., size)."""
+
+    def __init__(self, units: int, size: int, outscale: float) -> None:
+        super().__init__()
+        self.mean = Linear(units, size, outscale)
+        self.std = Linear(units, size, outscale)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(hidden), self.std(hidden)
+
+
 class PolicyHead(nn.Module):
     """feat (..., F) -> parameters of one distribution per action key.
 
@@ -64,10 +78,7 @@ class PolicyHead(nn.Module):
             elif not space.shape:
                 raise ValueError(f"continuous action {key!r} needs a shape such as (1,)")
             else:
-                sizes = {"mean": space.size, "std": space.size}
-                outputs[key] = nn.ModuleDict(
-                    {k: Linear(config.units, n, config.policy_outscale) for k, n in sizes.items()}
-                )
+                outputs[key] = GaussianOut(config.units, space.size, config.policy_outscale)
         self.out = nn.ModuleDict(outputs)
 
     def forward(self, feat: Tensor) -> dict[str, tuple[Tensor, ...]]:
@@ -79,7 +90,8 @@ class PolicyHead(nn.Module):
             if space.discrete:
                 out[key] = (widen(layer(hidden)).unflatten(-1, (*space.shape, space.classes or 2)),)
             else:
-                mean, std = dists.bounded_normal(layer["mean"](hidden), layer["std"](hidden), *self.bounds)
+                raw_mean, raw_std = layer(hidden)
+                mean, std = dists.bounded_normal(raw_mean, raw_std, *self.bounds)
                 out[key] = (mean.unflatten(-1, space.shape), std.unflatten(-1, space.shape))
         return out
 
@@ -97,16 +109,16 @@ class PolicyHead(nn.Module):
 
     def logp(self, params: Mapping[str, tuple], action: Mapping[str, Tensor]) -> Tensor:
         """Log-probability summed over keys and their dimensions, (...)."""
-        total = 0.0
+        parts = []
         for key, space in self.spaces.items():
             if space.discrete:
                 logp = torch.log_softmax(params[key][0], -1)
                 picked = logp.gather(-1, action[key].detach().long().unsqueeze(-1)).squeeze(-1)
-                total = total + (picked.flatten(-len(space.shape)).sum(-1) if space.shape else picked)
+                parts.append(picked.flatten(-len(space.shape)).sum(-1) if space.shape else picked)
             else:
                 mean, std = (p.flatten(-len(space.shape)) for p in params[key])
-                total = total + dists.normal_logp(mean, std, action[key].flatten(-len(space.shape)))
-        return total
+                parts.append(dists.normal_logp(mean, std, action[key].flatten(-len(space.shape))))
+        return torch.stack(parts).sum(0)
 
     def entropy(self, params: Mapping[str, tuple]) -> dict[str, Tensor]:
         """Entropy of each key, (...)."""

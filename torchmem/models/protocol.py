@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from torchmem.models.noise import Noise
@@ -36,7 +37,15 @@ class Agent(Protocol):
     """A recurrent agent. `carry` goes in and comes out; the agent itself remembers nothing between calls."""
 
     spec: EnvSpec
-    sites: Mapping[str, Site]
+    config: Any  # the agent's dataclass; its `name` says which agent this is
+
+    @property
+    def sites(self) -> Mapping[str, Site]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
 
     def initial(self, batch: int) -> Carry: ...
 

@@ -81,9 +81,9 @@ def fast_matmul() -> MatmulCheck:
     if not torch.backends.mkldnn.is_available():
         return MatmulCheck(mkl, float("nan"), False)
     with contextlib.ExitStack() as undo:
-        before = torch.backends.mkldnn.matmul.fp32_precision
-        undo.callback(setattr, torch.backends.mkldnn.matmul, "fp32_precision", before)
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        switch = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 - made at run time, unknown to type checkers
+        undo.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
+        switch.fp32_precision = "bf16"
         onednn = error()
         if onednn < 10 * mkl:  # real bfloat16 is off by a factor of thousands
             undo.pop_all()

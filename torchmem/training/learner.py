@@ -34,7 +34,7 @@ class Learner:
         self.optimiser = LaProp(agent.trained(), agent.config)
         self.parameters = [p for _, p in agent.trained()]
         self.generator = torch.Generator(agent.device).manual_seed(seed * 1000 + processes.rank + 1)
-        self.loss: Callable[[Mapping[str, Tensor], Noise], LossOut] = agent.loss
+        self.loss: Callable[..., LossOut] = agent.loss  # or its compiled form
         self.finite = torch.ones((), dtype=torch.bool, device=agent.device)
         agent.behaviour.gather = processes.gather
 
@@ -58,10 +58,10 @@ class Learner:
         self.agent.commit(out)
         return out
 
-    def check(self, metrics: Mapping[str, Tensor | float] = ()) -> None:
+    def check(self, metrics: Mapping[str, Tensor] | None = None) -> None:
         """Raise NaNLoss if any loss so far was not finite; waits for the device."""
         if not bool(self.finite):
-            losses = {k: float(v) for k, v in dict(metrics).items() if k.startswith("loss/")}
+            losses = {k: float(v) for k, v in (metrics or {}).items() if k.startswith("loss/")}
             worst = ", ".join(f"{k}={v:g}" for k, v in losses.items() if v != v or abs(v) == float("inf"))
             raise NaNLoss(
                 f"the loss is not finite after {self.optimiser.updates} updates ({worst or 'see metrics.jsonl'}). The "

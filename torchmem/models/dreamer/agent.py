@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -55,6 +54,7 @@ class DreamerAgent(WorldModel):
 
     def __init__(self, spec: EnvSpec, config: DreamerConfig) -> None:
         super().__init__(spec, config)
+        self._sites: dict[str, Site] = {}
         self.behaviour = Behaviour(config.deter + config.stoch * config.classes, spec.action, config)
 
     @property
@@ -139,11 +139,13 @@ class DreamerAgent(WorldModel):
             carry=DreamerCarry(states.deter[:, -1], states.stoch[:, -1], taken[:, -1]),
         )
 
-    @functools.cached_property
+    @property
     def sites(self) -> Mapping[str, Site]:
-        """Every submodule and tap by its path; `memory` is what the agent carries through time."""
-        found = find_sites(self)
-        return {**found, "memory": rename(found["dynamics.deter"], "memory")}
+        """Every submodule and tap by its path; `memory` is what the agent carries through time. Found once."""
+        if not self._sites:
+            found = find_sites(self)
+            self._sites = {**found, "memory": rename(found["dynamics.deter"], "memory")}
+        return self._sites
 
     # Imagining -------------------------------------------------------------------------------------------------------
 
@@ -203,7 +205,7 @@ class DreamerAgent(WorldModel):
             *(batch[key][:, 1:] for key in ("reward", "is_last", "is_terminal")),
             boot=returns[:, 0].unflatten(0, (rows, steps)),
         )
-        total = sum(self.scale(name) * value.mean() for name, value in losses.items())
+        total = torch.stack([self.scale(name) * value.mean() for name, value in losses.items()]).sum()
         metrics |= acting_metrics | {f"loss/{name}": value.detach().mean() for name, value in losses.items()}
         metrics["loss/total"] = total.detach()
         last_action = self.action_vector({k: batch[k][:, -1] for k in self.spec.action})

@@ -78,7 +78,7 @@ class Posterior(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """The share of the first layer that depends on the tokens alone: computed for all steps at once."""
-        return self.linear(tokens) if self.absolute else self.linear.second(tokens)
+        return self.linear.second(tokens) if isinstance(self.linear, ConcatLinear) else self.linear(tokens)
 
     def forward(self, deter: Tensor, embedded: Tensor) -> Tensor:
         x = embedded if self.absolute else self.linear(deter, embedded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torchmem.models.dreamer.config import DreamerConfig, LossScales
 from torchmem.types import EnvSpec
 
 # official path -> our module path; the leaf (kernel, bias, scale) is translated by `_leaf`
-RULES: list[tuple[str, str]] = [
+RULES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"enc/cnn(\d+)", r"encoder.cnn.\1.conv"),
     (r"enc/cnn(\d+)norm", r"encoder.cnn.\1.norm"),
     (r"enc/mlp(\d+)", r"encoder.mlp.\1.linear"),
