@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 import torchmem
@@ -20,15 +21,28 @@ from torchmem.training.logger import read_metrics
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start(folder: Path, *more: str, steps: int) -> subprocess.Popen:
-    words = tiny.words(
-        folder, "env.vector=4", "env.vary=true", "batch=8", "length=8", "ratio=40", "replay.capacity=1000",
-        "agent.lr=3e-3", "log.every_s=0.2", "save.every_s=0.3", "log.sinks=[tensorboard]", *more,
-        world=tiny.IMAGE, steps=steps,
-    )  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with open(folder.with_suffix(".txt"), "a") as errors:
-        return subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, env=environment, stderr=errors)
+@pytest.fixture
+def start():
+    """(run folder, steps) -> its process, which ends with the test at the latest"""
+    begun = []
+
+    def begin(folder: Path, steps: int) -> subprocess.Popen:
+        words = tiny.words(
+            folder, "env.vector=4", "env.vary=true", "batch=8", "length=8", "ratio=40", "replay.capacity=1000",
+            "agent.lr=3e-3", "log.every_s=0.2", "save.every_s=0.3", "log.sinks=[tensorboard]",
+            world=tiny.IMAGE, steps=steps,
+        )  # fmt: skip
+        with open(folder.with_suffix(".txt"), "a") as errors:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, "train.py", *words]
+            begun.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors))
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def wait_for(process: subprocess.Popen, file: Path, rows: int) -> None:
@@ -39,22 +53,23 @@ def wait_for(process: subprocess.Popen, file: Path, rows: int) -> None:
         time.sleep(0.01)
 
 
-def test_train_is_killed_interrupted_resumed_and_finished(tmp_path):
+@pytest.mark.timeout(900)
+def test_train_is_killed_interrupted_resumed_and_finished(start, tmp_path):
     folder, steps = tmp_path / "run", 260
     told = folder.with_suffix(".txt")
 
-    process = start(folder, steps=steps)
+    process = start(folder, steps)
     wait_for(process, folder / "ckpt" / "latest", 1)
     process.kill()
     assert process.wait() == -signal.SIGKILL
 
-    process = start(folder, steps=steps)
+    process = start(folder, steps)
     wait_for(process, folder / "metrics.jsonl", 4)
     process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 130, told.read_text()
+    assert process.wait(240) == 130, told.read_text()
     interrupted = tiny.snapshot(folder).name
 
-    assert start(folder, steps=steps).wait(280) == 0, told.read_text()
+    assert start(folder, steps).wait(400) == 0, told.read_text()
     said = told.read_text()
     assert "Traceback" not in said
     assert "resume:   python train.py" in said and f"resumed from snapshot {interrupted}" in said

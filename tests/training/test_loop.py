@@ -87,7 +87,8 @@ def test_without_memory_each_step_is_the_first(agent, config):
     assert len(watched.before) > 6
     for (obs, carry, noise), after in zip(watched.before[1:], watched.after[1:], strict=True):
         assert obs["is_first"].all() and carry.deter.abs().sum() > 0
-        _, fresh, _ = agent.policy(obs, agent.initial(2), noise)
+        with torch.no_grad():
+            _, fresh, _ = agent.policy(obs, agent.initial(2), noise)
         for got, want in zip(after, fresh, strict=True):
             assert torch.equal(got, want)
     remembering = Watched(agent)
