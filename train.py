@@ -2,10 +2,10 @@
 
 import sys
 
-from torchmem.allocator import keep_memory
+from torchmem.allocator import use_huge_pages
 
 if __name__ == "__main__":
-    keep_memory()  # before torch is imported
+    use_huge_pages()  # before torch is imported
     from torchmem.training.command import main
 
     sys.exit(main(sys.argv[1:]))

@@ -34,10 +34,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from torchmem.allocator import keep_memory
+from torchmem.allocator import use_huge_pages
 
 if "--serve" in sys.argv:  # as a run of ours does, and only there: it sets a variable that peers would inherit
-    keep_memory()  # THP_MEM_ALLOC_ENABLE=0 shows our rows without
+    use_huge_pages()  # THP_MEM_ALLOC_ENABLE=0 shows our rows without
 import torch
 
 ACTIONS, SIDE = 6, 64  # discrete actions; pixels of the square image
