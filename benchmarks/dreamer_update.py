@@ -93,6 +93,7 @@ def serve(args: argparse.Namespace) -> None:
 
     from torchmem.envs.collector import Collector
     from torchmem.models.dreamer.agent import DreamerAgent
+    from torchmem.training.compile import compile_agent
     from torchmem.training.config import compose
     from torchmem.training.device import fast_matmul
     from torchmem.training.learner import Learner
@@ -113,6 +114,8 @@ def serve(args: argparse.Namespace) -> None:
     batch |= {key: torch.zeros(shape, dtype=torch.bool) for key in FLAGS}
     batch |= {k: torch.zeros((*shape, *s), dtype=getattr(torch, d)) for k, (s, d) in agent.latent_schema().items()}
 
+    step = compile_agent(agent)[1] if args.compile_policy else agent.policy
+
     def act(n: str, threads: str) -> dict[str, float]:
         count, generator = int(n), torch.Generator().manual_seed(1)
         seen = {key: batch[key].flatten(0, 1)[:count].numpy() for key in ("image", "reward", *FLAGS)}
@@ -120,7 +123,7 @@ def serve(args: argparse.Namespace) -> None:
         collector = Collector(worlds, agent.initial(count))
 
         def policy(obs: dict[str, torch.Tensor], carry: Any) -> Any:
-            return agent.policy(obs, carry, agent.acting_noise(count, generator))
+            return step(obs, carry, agent.acting_noise(count, generator))
 
         torch.set_num_threads(int(threads))
         walls, cost = timed(lambda: [timed(lambda: collector.step(policy))[1]["wall_s"] for _ in range(210)])
@@ -164,8 +167,8 @@ class Row:
             return json.loads(answer)
         raise SystemExit(f"{self.process.args} ended with {self.process.wait()}; --verbose shows its messages")
 
-    def policy(self, batch: int) -> str:
-        replies = [self.ask(f"act {batch} 1") for _ in range(3)]
+    def policy(self, batch: int, threads: int) -> str:
+        replies = [self.ask(f"act {batch} {threads}") for _ in range(3)]
         best = min(replies, key=lambda r: r.get("median_ms", float("inf")))
         return f"{best['median_ms']:.2f} ms (other {best['other']:.0%})" if "median_ms" in best else "-"
 
@@ -191,7 +194,7 @@ def report(rows: list[Row], rounds: list[list[dict[str, float]]], args: argparse
     for row, samples in zip(rows, zip(*rounds, strict=True), strict=True):
         walls = [s["wall_s"] for s in samples if s["other"] < args.max_other]
         dirty = "" if walls else f"; all: {spread([s['wall_s'] for s in samples])}"
-        policy, work = [row.policy(1), row.policy(16)], row.ask("flops")
+        policy, work = [row.policy(n, args.act_threads) for n in (1, 16)], row.ask("flops")
         flops, (rate, _) = work.get("flops", float("nan")), rates[row.ready.get("matmul", "default")]
         line([row.name, f"{row.ready.get('params', 0):,}", f"{spread(walls)}{dirty} ({len(walls)} of {len(samples)})",
               f"{statistics.median(s['cpu_s'] for s in samples):.2f}", " ".join(f"{s['other']:.0%}" for s in samples),
@@ -220,6 +223,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2, help="uncounted rounds before")
     parser.add_argument("--max-other", type=float, default=0.05, help="share of the machine others may burn")
     parser.add_argument("--peer", action="append", default=[], metavar="COMMAND", help="one more row; may be repeated")
+    parser.add_argument("--act-threads", type=int, default=1, help="threads of a policy step (1)")
+    parser.add_argument("--compile-policy", action="store_true", help="our policy steps through torch.compile")
     parser.add_argument("--verbose", action="store_true", help="show samples as they come, and the rows' stderr")
     parser.add_argument("--serve", action="store_true", help="be one row: speak the protocol")
     args = parser.parse_args()
@@ -227,6 +232,7 @@ def main() -> None:
         return serve(args)
     own = [(p, m) for p in args.precision for m in (args.matmul if p == "float32" else ["fast"])]
     sizes = f"--size {args.size} --batch {args.batch} --length {args.length} --threads {args.threads}"
+    sizes += " --compile-policy" * args.compile_policy
     commands = [f"{sys.executable} {__file__} --serve {sizes} --precision {p} --matmul {m}" for p, m in own]
     rows = [Row(command, args) for command in commands + args.peer]
     rounds: list[list[dict[str, float]]] = []
