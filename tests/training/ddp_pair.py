@@ -19,7 +19,7 @@ from torchmem.models.dreamer.agent import DreamerAgent
 from torchmem.models.noise import Noise
 from torchmem.models.synthetic import random_batch
 from torchmem.training.config import compose
-from torchmem.training.learner import Learner
+from torchmem.training.learner import Learner, NaNLoss
 from torchmem.training.processes import Processes
 
 ROWS, STEPS, UPDATES = 4, 6, 3
@@ -107,7 +107,22 @@ def main(folder: Path, rank: int) -> None:
     processes = Processes(SimpleNamespace(global_rank=rank, world_size=2))
     for fault in ("", *FAULTS):
         save_file(train(processes, fault), folder / f"{fault or 'right'}.{rank}.safetensors")
+    (folder / f"nan.{rank}.txt").write_text(poisoned(processes))
     dist.destroy_process_group()
+
+
+def poisoned(processes: Processes) -> str:
+    """What each process says when only the second one's batch holds a NaN."""
+    agent = make()
+    learner = Learner(agent, ROWS // 2, STEPS, 0, processes)
+    batch = random_batch(agent, ROWS // 2, STEPS)
+    if processes.rank == 1:
+        batch["reward"][0, 2] = torch.nan
+    try:
+        learner.update(batch)
+    except NaNLoss as error:
+        return str(error)
+    return ""
 
 
 if __name__ == "__main__":

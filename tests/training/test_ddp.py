@@ -62,6 +62,11 @@ def test_the_comparison_would_notice(pair, alone, fault):
     assert max(worst.values()) > 30 * TOLERANCE, f"{fault}: {worst}"
 
 
+def test_a_loss_that_is_not_finite_in_one_process_ends_both(pair):
+    for rank in (0, 1):
+        assert "not finite at update 1 " in (pair / f"nan.{rank}.txt").read_text()
+
+
 @pytest.fixture
 def start(tmp_path):
     """name of the run -> its process: what a user's `python train.py trainer=ddp devices=2 ...` starts"""

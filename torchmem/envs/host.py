@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ class Host:
             else:
                 action = actions["action"][i] if plain else {k: actions[k][i] for k in self._keys}
                 seen, reward[i], terminated[i], truncated[i], info = world.step(action)
+            check_finite(seen, reward[i])
             obs.append(seen)
             truth.append(info["truth"])
         return stack(obs), reward, terminated, truncated, stack(truth)
@@ -56,6 +58,15 @@ class Host:
     def close(self) -> None:
         for world in self.worlds:
             world.close()
+
+
+def check_finite(obs: Arrays, reward: float) -> None:
+    """Raise ValueError for a NaN or an infinity: once stored, it would poison every batch that holds it."""
+    if not math.isfinite(reward):
+        raise ValueError(f"the world gave the reward {reward}")
+    for key, value in obs.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"the world showed a number in {key!r} that is not finite")
 
 
 def stack(rows: Sequence[Arrays]) -> Arrays:

@@ -97,7 +97,7 @@ def twohot_loss(logits: Tensor, bins: Tensor, target: Tensor) -> Tensor:
     above = upto.clamp(0, count - 1)
     to_below = (bins[below] - target).abs()
     to_above = (bins[above] - target).abs()
-    same = below == above
+    same = (below == above) & ~target.isnan()  # a NaN must show in the loss; the search puts it above all bins
     to_below = torch.where(same, 1.0, to_below)
     to_above = torch.where(same, 1.0, to_above)
     total = to_below + to_above

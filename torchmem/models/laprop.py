@@ -44,6 +44,7 @@ class LaProp(torch.optim.Optimizer):
         )
         self.config = config
         self.updates = 0
+        self.gradient_norm = torch.zeros(())  # of all gradients of the last step, before clipping
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p] = {"nu": torch.zeros_like(p), "mu": torch.zeros_like(p)}
@@ -56,6 +57,7 @@ class LaProp(torch.optim.Optimizer):
         self.updates += 1
         nu_fix = 1 - c.beta2**self.updates
         mu_fix = 1 - c.beta1**self.updates
+        squares = []
         for group in self.param_groups:
             params = group["params"]
             if not params:
@@ -66,6 +68,7 @@ class LaProp(torch.optim.Optimizer):
             nus = [self.state[p]["nu"] for p in params]
             mus = [self.state[p]["mu"] for p in params]
             norms = torch._foreach_norm(grads)
+            squares.append(torch.stack(norms).double().square().sum())  # double: a large norm is not an infinite one
             limits = torch._foreach_clamp_min(torch._foreach_norm(params), c.agc_min)
             torch._foreach_mul_(limits, c.agc)
             torch._foreach_div_(norms, limits)
@@ -82,3 +85,4 @@ class LaProp(torch.optim.Optimizer):
             if group["decay"]:
                 torch._foreach_add_(step, params, alpha=group["decay"])
             torch._foreach_add_(params, step, alpha=-lr)
+        self.gradient_norm = torch.stack(squares).sum().sqrt()

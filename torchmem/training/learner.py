@@ -50,23 +50,25 @@ class Learner:
         total = out.total.detach().clone()
         # The total goes along, so that a NaN in one process is seen, and ends the run, in all of them.
         self.processes.average([*(p.grad for p in self.parameters), total])
-        self.finite &= torch.isfinite(total)
-        if self.finite.device.type == "cpu":
-            self.check(out.metrics)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        out.metrics["gradient_norm"] = self.optimiser.gradient_norm
+        self.finite &= torch.isfinite(total) & torch.isfinite(self.optimiser.gradient_norm)
+        if self.finite.device.type == "cpu":
+            self.check(out.metrics)
         self.agent.commit(out)
         return out
 
     def check(self, metrics: Mapping[str, Tensor] | None = None) -> None:
-        """Raise NaNLoss if any loss so far was not finite; waits for the device."""
+        """Raise NaNLoss if any loss or gradient so far was not finite; waits for the device."""
         if not bool(self.finite):
-            losses = {k: float(v) for k, v in (metrics or {}).items() if k.startswith("loss/")}
+            told = {k: v for k, v in (metrics or {}).items() if k.startswith("loss/") or k == "gradient_norm"}
+            losses = {k: float(v) for k, v in told.items()}
             worst = ", ".join(f"{k}={v:g}" for k, v in losses.items() if v != v or abs(v) == float("inf"))
             raise NaNLoss(
-                f"the loss is not finite after {self.optimiser.updates} updates ({worst or 'see metrics.jsonl'}). The "
-                f"last snapshot is from before; resume from it with a lower agent.lr "
-                f"(allow_config_change=[agent.lr]) or in float32 (trainer.precision=float32)"
+                f"the loss or its gradient is not finite at update {self.optimiser.updates} "
+                f"({worst or 'see metrics.jsonl'}). The last snapshot is from before; resume from it with a "
+                f"lower agent.lr (allow_config_change=[agent.lr]) or in float32 (trainer.precision=float32)"
             )
 
     def state_dict(self) -> dict:
