@@ -61,11 +61,14 @@ class Host:
 
 
 def check_finite(obs: Arrays, reward: float) -> None:
-    """Raise ValueError for a NaN or an infinity: once stored, it would poison every batch that holds it."""
+    """Raise ValueError for a NaN or an infinity: once stored, it would poison every batch that holds it.
+
+    An observation of -inf passes: it says that the value is missing (spec section 3; models/inputs.py).
+    """
     if not math.isfinite(reward):
         raise ValueError(f"the world gave the reward {reward}")
     for key, value in obs.items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
+        if value.dtype.kind == "f" and not (value < np.inf).all():  # also False for NaN
             raise ValueError(f"the world showed a number in {key!r} that is not finite")
 
 
