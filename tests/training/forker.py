@@ -53,23 +53,36 @@ class Forker:
         return bool(select.select([self._server.stdout], [], [], 0)[0])
 
 
-def child(words: list[str], save_at: tuple[int, ...] = (), kill_at: int = 0, losses: str = "") -> int:
+def child(words: list[str], save_at: tuple[int, ...] = (), kill_at: int = 0, story: str = "") -> int:
     """One command. save_at: agent steps with a snapshot. kill_at: agent step of a kill -9, in the middle of a step.
 
-    losses: file that gets one line per update, its number and all its metrics, exactly.
+    story: file that gets one line per update (all metrics) and per collected step (latents and actions), exactly.
     """
+    import hashlib
+
+    import numpy as np
+
     from torchmem.training.command import main
     from torchmem.training.experiment import Experiment
     from torchmem.training.sitting import Sitting
 
-    learn, ladder = Experiment.learn, Sitting.ladder
+    collect, learn, ladder = Experiment.collect, Experiment.learn, Sitting.ladder
+
+    def tell(name: str, numbers: str) -> None:
+        if story:
+            with open(story, "a") as file:
+                file.write(f"{name} {numbers}\n")
+
+    def collect_and_tell(self):
+        ended = collect(self)
+        arrays = [*self.collector.carry, *self.collector.actions.values()]
+        tell(f"step{self.clock.agent_steps}", " ".join(hashlib.md5(np.asarray(a)).hexdigest() for a in arrays))
+        return ended
 
     def learn_and_tell(self):
         metrics = learn(self)
-        if losses:
-            numbers = " ".join(f"{name}={float(value).hex()}" for name, value in sorted(metrics.items()))
-            with open(losses, "a") as file:
-                file.write(f"{self.clock.updates} {numbers}\n")
+        numbers = " ".join(f"{name}={float(value).hex()}" for name, value in sorted(metrics.items()))
+        tell(f"update{self.clock.updates}", numbers)
         if kill_at and self.clock.agent_steps >= kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return metrics
@@ -79,7 +92,7 @@ def child(words: list[str], save_at: tuple[int, ...] = (), kill_at: int = 0, los
             self.save()
         ladder(self, agent_steps)
 
-    Experiment.learn, Sitting.ladder = learn_and_tell, end_of_iteration
+    Experiment.collect, Experiment.learn, Sitting.ladder = collect_and_tell, learn_and_tell, end_of_iteration
     try:
         return main(words)
     except SystemExit as leaving:
