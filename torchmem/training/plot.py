@@ -70,7 +70,7 @@ def plot_runs(
     ax.spines[["top", "right"]].set_visible(False)
     if x != "wall_s":
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k, 2M
-    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
     return ax
 
 
