@@ -130,3 +130,12 @@ class PolicyHead(nn.Module):
             else:
                 out[key] = dists.normal_entropy(params[key][1].flatten(-len(space.shape)))
         return out
+
+
+def named_parameters_of(params: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
+    """The parameters that a PolicyHead returns, by name: logits.<key>, or mean.<key> and std.<key>."""
+    out = {}
+    for key, values in params.items():
+        names = ("logits",) if len(values) == 1 else ("mean", "std")
+        out |= {f"{name}.{key}": value for name, value in zip(names, values, strict=True)}
+    return out

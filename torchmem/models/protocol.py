@@ -33,8 +33,21 @@ class LossOut:
     carry: Carry
 
 
+class Outputs(Protocol):
+    """What `unroll` returns at least; a named tuple, all (B, T, ...). Agents add their own fields."""
+
+    @property
+    def policy(self) -> dict[str, tuple[Tensor, ...]]: ...  # parameters of each action's distribution
+
+    @property
+    def value(self) -> Tensor: ...  # (B, T)
+
+    @property
+    def carry(self) -> Carry: ...  # after the last step
+
+
 class Agent(Protocol):
-    """A recurrent agent. `carry` goes in and comes out; the agent itself remembers nothing between calls."""
+    """A recurrent agent, also an nn.Module. `carry` goes in and comes out; the agent remembers nothing between calls."""
 
     spec: EnvSpec
     config: Any  # the agent's dataclass; its `name` says which agent this is
@@ -47,12 +60,41 @@ class Agent(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
 
+    def trained(self) -> list[tuple[str, torch.nn.Parameter]]: ...
+
     def initial(self, batch: int) -> Carry: ...
+
+    def acting_noise(self, batch: int, generator: torch.Generator | None) -> Noise: ...
 
     def policy(
         self, obs: Mapping[str, Tensor], carry: Carry, noise: Noise
     ) -> tuple[Action, Carry, dict[str, Tensor]]: ...
 
+    def read_out(self, carry: Carry) -> dict[str, Tensor]: ...
+
+    def memory_of(self, carry: Carry) -> Tensor: ...
+
+    def sequence_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise: ...
+
+    def unroll(
+        self,
+        obs: Mapping[str, Tensor],
+        actions: Mapping[str, Tensor],
+        is_first: Tensor,
+        carry: Carry,
+        noise: Noise | None = None,
+    ) -> Outputs: ...
+
     def loss(self, batch: Mapping[str, Tensor], noise: Noise) -> LossOut: ...
 
     def commit(self, out: LossOut) -> None: ...
+
+
+class WorldModelAgent(Agent, Protocol):
+    """An agent that can also dream: N futures of H steps from its own states."""
+
+    def imagination_noise(self, starts: int, horizon: int, generator: torch.Generator | None) -> Noise: ...
+
+    def imagine(
+        self, start: Carry, horizon: int, noise: Noise, actions: Mapping[str, Tensor] | None = None
+    ) -> Any: ...

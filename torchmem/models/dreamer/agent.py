@@ -13,6 +13,7 @@ from torchmem.models.dists import gumbel
 from torchmem.models.dreamer.config import DreamerConfig
 from torchmem.models.dreamer.rssm import State, feature
 from torchmem.models.dreamer.world_model import WorldModel
+from torchmem.models.heads import named_parameters_of
 from torchmem.models.layers import cast_once
 from torchmem.models.noise import Noise, action_noise
 from torchmem.models.protocol import LossOut
@@ -91,6 +92,29 @@ class DreamerAgent(WorldModel):
             action=action_noise(self.spec.action, (batch,), generator, self.device),
         )
 
+    def sequence_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise:
+        """Noise of one `unroll` of `batch` sequences of `length` steps."""
+        c = self.config
+        return Noise(posterior=gumbel((batch, length, c.stoch, c.classes), generator, self.device))
+
+    def imagination_noise(self, starts: int, horizon: int, generator: torch.Generator | None) -> Noise:
+        """Noise of one `imagine` from `starts` states over `horizon` steps."""
+        c = self.config
+        return Noise(
+            prior=gumbel((starts, horizon, c.stoch, c.classes), generator, self.device),
+            action=action_noise(self.spec.action, (starts, horizon + 1), generator, self.device),
+        )
+
+    def memory_of(self, carry: DreamerCarry) -> Tensor:
+        """What the site `memory` showed last, (B, D)."""
+        return carry.deter
+
+    def read_out(self, carry: DreamerCarry) -> dict[str, Tensor]:
+        """What the agent thinks of where it is: value (B,), and logits.<key>, or mean.<key> and std.<key>, (B, ...)."""
+        feat = feature(State(carry.deter, carry.stoch))
+        value = self.behaviour.value.mean(self.behaviour.value(feat))
+        return {"value": value, **named_parameters_of(self.behaviour.policy(feat))}
+
     def policy(
         self, obs: Mapping[str, Tensor], carry: DreamerCarry, noise: Noise
     ) -> tuple[dict[str, Tensor], DreamerCarry, dict[str, Tensor]]:
@@ -149,22 +173,29 @@ class DreamerAgent(WorldModel):
 
     # Imagining -------------------------------------------------------------------------------------------------------
 
-    def imagine(self, start: State, horizon: int, noise: Noise) -> Imagined:
-        """Follow the policy through the prior for `horizon` steps from N states, without gradient.
+    def imagine(
+        self,
+        start: State | DreamerCarry,
+        horizon: int,
+        noise: Noise,
+        actions: Mapping[str, Tensor] | None = None,
+    ) -> Imagined:
+        """Follow the policy, or the given actions (N, H, ...), through the prior for `horizon` steps from N states.
 
         start deter (N, D), stoch (N, S, K). noise.prior (N, H, S, K), noise.action[key] (N, H + 1, ...). The action at
         the last state is drawn too, as the original does.
         """
-        feats, actions = [feature(start)], []
-        state = start
+        feats, taken = [feature(start)], []
+        state = State(start.deter, start.stoch)
         for t in range(horizon + 1):
             step_noise = None if noise.action is None else {k: n[:, t] for k, n in noise.action.items()}
-            actions.append(self.behaviour.policy.sample(self.behaviour.policy(feats[-1]), step_noise))
+            chosen = self.behaviour.policy.sample(self.behaviour.policy(feats[-1]), step_noise)
+            taken.append(chosen if actions is None or t == horizon else {k: a[:, t] for k, a in actions.items()})
             if t < horizon:
                 draw = None if noise.prior is None else noise.prior[:, t]
-                state, _ = self.dynamics.imagine_step(state, self.action_vector(actions[-1]), draw)
+                state, _ = self.dynamics.imagine_step(state, self.action_vector(taken[-1]), draw)
                 feats.append(feature(state))
-        stacked = {key: torch.stack([a[key] for a in actions], 1) for key in actions[0]}
+        stacked = {key: torch.stack([a[key] for a in taken], 1) for key in taken[0]}
         return Imagined(torch.stack(feats, 1), stacked)
 
     # Learning --------------------------------------------------------------------------------------------------------

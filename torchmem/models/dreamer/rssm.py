@@ -171,6 +171,6 @@ class RSSM(nn.Module):
         return self.stoch(straight_through(unimix(logit, self.config.unimix), noise).to(dtype))
 
 
-def feature(state: State) -> Tensor:
-    """[deter; flattened stoch], (..., F): what every head reads."""
+def feature(state) -> Tensor:
+    """[deter; flattened stoch], (..., F): what every head reads. state: anything with both (a State, a carry)."""
     return torch.cat([state.deter, state.stoch.flatten(-2)], -1)
