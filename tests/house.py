@@ -14,7 +14,7 @@ LEAF_IMPORTS: dict[str, tuple[str, ...]] = {
     "options": (),
     "errors": (),
     "allocator": (),
-    "recording": ("types", "files", "errors"),
+    "recording": ("types", "files", "errors", "result", "recording"),  # a package
     "result": ("types", "files", "errors"),
 }
 LEAVES = tuple(LEAF_IMPORTS)
@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "envs": (),
     "models": (),
     "training": ("envs", "models"),
-    "surgery": ("models.protocol", "models.checkpoint", "envs.protocol", "envs.collector"),
+    "surgery": ("models.protocol", "models.checkpoint", "models.noise", "models.twin", "envs.protocol", "envs.collector", "envs.vector"),
     "analysis": (),
     "studies": ("envs", "models", "training", "surgery", "analysis"),
     # beside the rooms: entry points, which may know everything

@@ -2,7 +2,7 @@
 
     import torchmem
     env = torchmem.make_env("memory_maze", size=9)
-    agent = torchmem.load("runs/dreamer-memory_maze-12m-0")
+    model = torchmem.load("runs/dreamer-memory_maze-12m-0")
 
 Names are found on first use, so that `import torchmem` takes milliseconds and does not import torch.
 """
@@ -19,13 +19,13 @@ _HOMES = {
     "EnvSpec": "torchmem.types",
     "Site": "torchmem.types",
     "Space": "torchmem.types",
-    "load": "torchmem.models.checkpoint",
+    "load": "torchmem.surgery.model",
     "make_env": "torchmem.envs.make",
 }
 
 if TYPE_CHECKING:
     from torchmem.envs.make import make_env as make_env
-    from torchmem.models.checkpoint import load as load
+    from torchmem.surgery.model import load as load
     from torchmem.types import EnvSpec as EnvSpec
     from torchmem.types import Site as Site
     from torchmem.types import Space as Space
