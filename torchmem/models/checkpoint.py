@@ -36,7 +36,10 @@ from torchmem.types import EnvSpec
 FORMAT = 1
 WEIGHTS, CARD = "agent.safetensors", "agent.json"
 # config.name -> where its config and agent live; imported on demand, so that loading one agent does not import all
-KINDS = {"dreamer": ("torchmem.models.dreamer.config:DreamerConfig", "torchmem.models.dreamer.agent:DreamerAgent")}
+KINDS = {
+    "dreamer": ("torchmem.models.dreamer.config:DreamerConfig", "torchmem.models.dreamer.agent:DreamerAgent"),
+    "ppo": ("torchmem.models.ppo.config:PPOConfig", "torchmem.models.ppo.agent:PPOAgent"),
+}
 
 log = logging.getLogger("torchmem")
 

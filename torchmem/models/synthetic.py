@@ -27,7 +27,10 @@ def random_batch(agent, rows: int, steps: int, seed: int = 0) -> dict[str, Tenso
     """A training batch as replay gives it: each key (rows, 1 + steps, ...), latents (rows, 1, ...), random content.
 
     agent: anything with `spec`, `device` and `latent_schema`. Episodes end now and then, some of them terminally.
+    An agent whose batches look otherwise has a `random_batch(rows, steps, seed)` of its own, which answers.
     """
+    if hasattr(agent, "random_batch"):
+        return agent.random_batch(rows, steps, seed)
     generator = torch.Generator().manual_seed(seed)
     lead = (rows, 1 + steps)
 
@@ -48,3 +51,12 @@ def random_batch(agent, rows: int, steps: int, seed: int = 0) -> dict[str, Tenso
     batch["is_first"][:, 0] = True
     batch["reward"] = torch.randn(lead, generator=generator)
     return {key: value.to(agent.device) for key, value in batch.items()}
+
+
+def random_values(space: Space, lead: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random content of one key, (*lead, *shape), on the CPU."""
+    dtype, shape = getattr(torch, space.dtype), (*lead, *space.shape)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    high = space.classes or (256 if dtype == torch.uint8 else 2)
+    return torch.randint(high, shape, generator=generator).to(dtype)
