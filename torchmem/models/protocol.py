@@ -22,7 +22,8 @@ class LossOut:
 
     total: the scalar to differentiate. losses: each named loss per element, (B, T) or (B, T - 1), unscaled.
     metrics: scalars. latents: what replay stores for each step, (B, T, ...). state: new values of the agent's running
-    statistics, for `Agent.commit` after the optimiser step. carry: after the last step.
+    statistics, for `Agent.commit` after the optimiser step. carry: after the last step. taps: activations of the sites
+    that `models/taps.py` was asked for, none by default.
     """
 
     total: Tensor
@@ -31,6 +32,7 @@ class LossOut:
     latents: dict[str, Tensor]
     state: dict[str, Tensor]
     carry: Carry
+    taps: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 class Outputs(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torchmem.errors import TorchmemError
 from torchmem.models.noise import Noise
 from torchmem.models.protocol import LossOut
+from torchmem.models.taps import Tapped
 
 log = logging.getLogger("torchmem")
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}  # of each gradient's largest entry
@@ -49,10 +50,17 @@ def wanted(setting: str, device: torch.device) -> bool:
     return setting == "full" or (setting == "auto" and device.type == "cuda")
 
 
-def compile_agent(agent) -> tuple[Callable[[Mapping[str, Tensor], Noise], LossOut], Callable[..., Any]]:
-    """(loss, policy) compiled, with CUDA graphs on a GPU. The agent itself stays as it is."""
+def compile_agent(
+    agent, collect: Sequence[str] = ()
+) -> tuple[Callable[[Mapping[str, Tensor], Noise], LossOut], Callable[..., Any]]:
+    """(loss, policy) compiled, with CUDA graphs on a GPU. The agent itself stays as it is.
+
+    collect: sites whose activations the loss hands out as `taps` (see models/taps.py). With CUDA graphs they live until
+    the next call.
+    """
     mode = "reduce-overhead" if agent.device.type == "cuda" else "default"
-    parts = torch.compile(agent.loss_parts, mode=mode, dynamic=False)
+    source = Tapped(agent, collect) if collect else agent
+    parts = torch.compile(source.loss_parts, mode=mode, dynamic=False)
     policy = torch.compile(agent.policy, dynamic=False)  # no graph: its carry must outlive the next call
 
     def loss(batch: Mapping[str, Tensor], noise: Noise) -> LossOut:
