@@ -37,7 +37,7 @@ def test_specs_survive_json_and_name_the_world_that_makes_them(name):
         ("dummy", {"lenght": 3}, "did you mean 'length'"),
         ("minigrid_memory", {"size": 8}, "size must be odd"),
         ("minigrid_memory", {"view": 4}, "view must be one of 3, 5, 7"),
-        ("minigrid_memory", {"backend": "batched"}, "backend must be one of minigrid; got 'batched'"),
+        ("minigrid_memory", {"backend": "jax"}, "backend must be one of minigrid, batched; got 'jax'"),
         ("memory_maze", {"size": 17}, "n_targets must be given for size 17"),
         ("memory_maze", {"control_freq": 3.0}, "control_freq"),
         ("dummy", {"ending": "never"}, "ending must be one of truncated, terminated, both"),

@@ -47,12 +47,58 @@ class MinigridMemoryConfig:
     start: Literal["stock", "cue_room", "at_cue"] = option(
         "stock", "Where the agent starts: anywhere in room and hallway, or where it sees the cue.")
     direction: bool = option(False, "Also show the compass heading, an allocentric hint.")
-    backend: Literal["minigrid"] = option("minigrid", "The simulator; only the minigrid package for now.")
+    backend: Literal["minigrid", "batched"] = option(
+        "minigrid", "minigrid: the package's world, one by one; batched: equal to it, all copies at once on a device.")
 
     def __post_init__(self) -> None:
         _check_choices(self)
         _check(self.size >= 7 and self.size % 2 == 1, self, "size", "odd and at least 7")
         _check(self.max_steps is None or self.max_steps >= 1, self, "max_steps", "at least 1, or null")
+
+
+@dataclasses.dataclass
+class MinigridSwitchingConfig(MinigridMemoryConfig):
+    """Switching-Memory: MiniGrid-Memory with a second thing to remember, which overrules or inverts the cue."""
+
+    mode: Literal["cue", "rule", "anti"] = option(
+        "cue", "cue: a later cue in the hallway counts; rule: a red box means the other one; anti: always the other.")
+    p_switch: float = option(0.5, "Probability that a later cue differs from the one before, or that the box is red.")
+    n_switches: int = option(1, "Later cues along the hallway, in mode cue.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(0 <= self.p_switch <= 1, self, "p_switch", "in [0, 1]")
+        _check(1 <= self.n_switches <= 4, self, "n_switches", "in 1..4")
+        room = self.size - 8 if self.mode == "cue" else 1
+        _check(self.n_switches <= max(room, 0), self, "n_switches",
+               f"1 outside mode cue and at most {max(room, 0)} for size {self.size}: each needs a cell of the hallway")
+
+
+@dataclasses.dataclass
+class MinigridFourRoomConfig:
+    """Four-Room-Memory: see a key, ball or box in one room, find its twin in the corner of another."""
+
+    size: int = option(13, "Side of the grid in cells, odd, at least 9.")
+    view: Literal[3, 5, 7] = option(7, "Side of the agent's view in cells.")
+    n_candidates: Literal[2, 3] = option(3, "Corners that hold an object; one of them is the target.")
+    door_layouts: int = option(
+        1, "Ways to place the four doors, each equally likely; 1: in the middle of each wall, more: others, always the "
+        "same ones.")
+    obs: Literal["symbolic_onehot", "symbolic", "rgb"] = option(
+        "symbolic_onehot", "One flat one-hot vector, integer grids, or a 64x64 image.")
+    actions: Literal[3, 7] = option(3, "3: left, right, forward; 7: also the four that do nothing here.")
+    max_steps: int | None = option(None, "Agent steps before truncation; null: 5 * size^2.")
+    start: Literal["stock", "cue_room"] = option(
+        "stock", "Where the agent starts: any pose in the first room, or one that sees the cue.")
+    direction: bool = option(False, "Also show the compass heading, an allocentric hint.")
+    backend: Literal["minigrid", "batched"] = option(
+        "minigrid", "minigrid: on the package, one by one; batched: equal to it, all copies at once on a device.")
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check(self.size >= 9 and self.size % 2 == 1, self, "size", "odd and at least 9")
+        _check(self.max_steps is None or self.max_steps >= 1, self, "max_steps", "at least 1, or null")
+        _check(1 <= self.door_layouts <= 64, self, "door_layouts", "in 1..64")
 
 
 @dataclasses.dataclass

@@ -1,115 +1,45 @@
-"""Geometry of MiniGrid-Memory, and the answers that follow from it: what is seen from a pose, what is best to do there.
+"""A layout on the minigrid package: its dynamics, what is seen from a pose, what is best to do there.
 
-An episode's grid never changes (objects cannot be taken), so everything here is a function of
-(hallway end, which cue, order of the choice objects) and of the pose, computed once and kept.
-
-Coordinates: x to the east, y to the south, in cells. Headings 0 east, 1 south, 2 west, 3 north. c = size // 2.
-Layout facts: circuits spec section 4, from minigrid 3.2.0 `envs/memory.py`.
+An episode's grid never changes (objects cannot be taken), so everything here is a function of the layout and of the
+pose, computed once and kept. Layouts and coordinates: `minigrid_layouts.py`.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from minigrid.core.actions import Actions
 from minigrid.core.grid import Grid
-from minigrid.core.world_object import Ball, Key, Wall
+from minigrid.core.mission import MissionSpace
+from minigrid.core.world_object import Key
 from minigrid.envs.memory import MemoryEnv
+from minigrid.minigrid_env import MiniGridEnv
 
-CUES = ("key", "ball")
-OBJECTS = {"key": Key, "ball": Ball}
-HEADINGS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+from torchmem.envs.minigrid_layouts import CUES, EMPTY, HEADINGS, GridLayout, Layout, Pose
+from torchmem.envs.tensor_tables import RUNNING, build_tables
+
 log = logging.getLogger("torchmem")
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """One of the grids that a size admits. cue: in the start room. top: the choice object at the north end."""
+class PosedEnv(MiniGridEnv):
+    """What every world here adds to minigrid's: a layout, a pose that can be read and set, views only when asked for.
 
-    size: int
-    hallway_end: int
-    cue: str
-    top: str
-
-    @property
-    def middle(self) -> int:
-        return self.size // 2
-
-    @property
-    def cue_pos(self) -> tuple[int, int]:
-        return 1, self.middle - 1
-
-    @property
-    def choice_pos(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """North, south."""
-        x = self.hallway_end + 1
-        return (x, self.middle - 2), (x, self.middle + 2)
-
-    @property
-    def success_pos(self) -> tuple[int, int]:
-        return self.hallway_end + 1, self.middle + (-1 if self.cue == self.top else 1)
-
-    @property
-    def failure_pos(self) -> tuple[int, int]:
-        return self.hallway_end + 1, self.middle + (1 if self.cue == self.top else -1)
-
-    def grid(self) -> Grid:
-        """The grid as minigrid builds it."""
-        s, c, end = self.size, self.middle, self.hallway_end
-        grid = Grid(s, s)
-        grid.wall_rect(0, 0, s, s)
-        for x in range(1, 5):
-            grid.set(x, c - 2, Wall())
-            grid.set(x, c + 2, Wall())
-        for x in (4, *range(5, end)):
-            grid.set(x, c - 1, Wall())
-            grid.set(x, c + 1, Wall())
-        for y in range(s):
-            if y != c:
-                grid.set(end, y, Wall())
-            grid.set(end + 2, y, Wall())
-        grid.set(*self.cue_pos, OBJECTS[self.cue]("green"))
-        for pos, kind in zip(self.choice_pos, (self.top, CUES[1 - CUES.index(self.top)]), strict=True):
-            grid.set(*pos, OBJECTS[kind]("green"))
-        return grid
-
-
-class StockMemory(MemoryEnv):
-    """minigrid's world with its own dynamics and random draws; views are computed here only when asked for.
-
-    `choose` holds what a counterfactual reset fixes: it replaces drawn values after all draws were made, so that the
-    same seed draws the same rest.
+    choose: what a counterfactual reset fixes. It replaces drawn values after all draws were made, so that the same
+    seed draws the same rest.
     """
 
     choose: dict[str, Any] = {}
-    layout: Layout
-
-    def _gen_grid(self, width: int, height: int) -> None:
-        super()._gen_grid(width, height)
-        end = int(self.success_pos[0]) - 1
-        spots = ((1, height // 2 - 1), (end + 1, height // 2 - 2))
-        cue, top = ("key" if isinstance(self.grid.get(*spot), Key) else "ball" for spot in spots)
-        drawn = {"hallway_end": end, "cue": cue, "layout": top}
-        chosen = {**drawn, **{k: v for k, v in self.choose.items() if k in drawn}}
-        self.layout = Layout(width, chosen["hallway_end"], chosen["cue"], chosen["layout"])
-        if chosen != drawn:
-            self.grid = self.layout.grid()
-            self.success_pos, self.failure_pos = self.layout.success_pos, self.layout.failure_pos
-        x, y = (int(i) for i in self.agent_pos)
-        x, y = self.choose.get("agent_pos", (min(x, self.layout.hallway_end), y))
-        if self.grid.get(x, y) is not None:
-            raise ValueError(f"reset option agent_pos {(x, y)} is a wall or an object in this layout")
-        self.agent_pos = np.array((x, y))
-        self.agent_dir = self.choose.get("agent_dir", self.agent_dir)
+    layout: GridLayout
 
     def gen_obs(self) -> dict[str, Any]:
         return {}  # stock reset and step build a view here; ours are looked up
 
-    def pose(self) -> tuple[int, int, int]:
+    def pose(self) -> Pose:
         x, y = self.agent_pos
         return int(x), int(y), int(self.agent_dir)
 
@@ -120,28 +50,79 @@ class StockMemory(MemoryEnv):
         """What minigrid shows here: uint8 (view, view, 3) of object, colour, state; 0 is unseen."""
         return super().gen_obs()["image"]
 
+    def place_chosen(self, pose: Pose) -> None:
+        """Start at a drawn pose, or where `choose` says. Raises ValueError if nobody can stand there."""
+        x, y = self.choose.get("agent_pos", pose[:2])
+        if self.grid.get(x, y) is not None:
+            raise ValueError(f"reset option agent_pos {(x, y)} is a wall or an object in this layout")
+        self.place(x, y, self.choose.get("agent_dir", pose[2]))
+
+
+class StockMemory(PosedEnv, MemoryEnv):
+    """minigrid's Memory with its own dynamics and random draws."""
+
+    layout: Layout
+
+    def _gen_grid(self, width: int, height: int) -> None:
+        super()._gen_grid(width, height)
+        end = int(self.success_pos[0]) - 1
+        spots = ((1, height // 2 - 1), (end + 1, height // 2 - 2))
+        cue, top = ("key" if isinstance(self.grid.get(*spot), Key) else "ball" for spot in spots)
+        drawn = Layout(width, end, cue, top)
+        self.layout = drawn.changed(self.choose)
+        if self.layout != drawn:
+            self.grid = Grid.decode(self.layout.codes())[0]
+            self.success_pos, self.failure_pos = self.layout.success_pos, self.layout.failure_pos
+        self.place_chosen(self.layout.clip(self.pose()))
+
+
+class LayoutEnv(PosedEnv):
+    """A world made of layouts, with minigrid's moves and Memory's reward and ends.
+
+    draw: a function of the world's generator that gives a layout and a start pose, after `choose` was obeyed.
+    """
+
+    def __init__(self, draw: Callable[[np.random.Generator], tuple[GridLayout, Pose]], **kwargs: Any) -> None:
+        self._draw = draw
+        super().__init__(mission_space=MissionSpace(mission_func=lambda: ""), see_through_walls=False, **kwargs)
+
+    def _gen_grid(self, width: int, height: int) -> None:
+        self.layout, pose = self._draw(self.np_random)
+        self.grid = Grid.decode(self.layout.codes())[0]
+        self.mission = ""
+        self.place_chosen(pose)
+
+    def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        # nothing can be taken, opened or dropped: those actions only pass the time
+        moves = (Actions.left, Actions.right, Actions.forward)
+        obs, _, _, truncated, info = super().step(action if action in moves else Actions.done)
+        cell = self.pose()[:2]
+        success = cell in self.layout.success_cells
+        terminated = success or cell in self.layout.failure_cells
+        return obs, self._reward() if success else 0.0, terminated, truncated, info
+
 
 @functools.lru_cache(maxsize=256)
-def best_actions(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Breadth-first search backwards from success over (cell, heading), never through failure.
+def best_actions(layout: GridLayout) -> tuple[np.ndarray, np.ndarray]:
+    """Breadth-first search backwards from success over (cell, heading), never through another end.
 
     Returns distance int32 (size, size, 4) in actions, -1 where success is out of reach, and a mask uint8
     (size, size, 4, 3) of the actions left, right, forward that lead one step nearer.
     """
-    size, grid = layout.size, layout.grid()
-    free = np.array([[grid.get(x, y) is None for y in range(size)] for x in range(size)])
+    size, goals, failures = layout.size, set(layout.success_cells), set(layout.failure_cells)
+    free = (layout.codes() == EMPTY).all(-1)
     distance = np.full((size, size, 4), -1, np.int32)
-    goal = layout.success_pos
-    queue = collections.deque((*goal, d) for d in range(4))
-    distance[goal] = 0
+    queue = collections.deque((*goal, d) for goal in goals for d in range(4))
+    for pose in queue:
+        distance[pose] = 0
     while queue:
         x, y, d = queue.popleft()
         dx, dy = HEADINGS[d]
-        before = [] if (x, y) == goal else [(x, y, (d + 1) % 4), (x, y, (d - 1) % 4)]  # the episode ends at the goal
+        before = [] if (x, y) in goals else [(x, y, (d + 1) % 4), (x, y, (d - 1) % 4)]  # the episode ends at a goal
         before.append((x - dx, y - dy, d))
         for pose in before:
             cell = pose[:2]
-            if free[cell] and cell != layout.failure_pos and cell != goal and distance[pose] < 0:
+            if free[cell] and cell not in failures and cell not in goals and distance[pose] < 0:
                 distance[pose] = distance[x, y, d] + 1
                 queue.append(pose)
     best = np.zeros((size, size, 4, 3), np.uint8)
@@ -155,27 +136,32 @@ def best_actions(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=256)
-def visible(layout: Layout, view: int) -> tuple[np.ndarray, np.ndarray]:
-    """From which poses the cue, and from which a choice object, is seen: two bool arrays (size, size, 4).
+def sightings(layout: GridLayout, view: int) -> dict[str, np.ndarray]:
+    """From which poses each mark of the layout is seen: bool (size, size, 4), by its name.
 
-    False where no agent can stand. Objects never hide what is behind them, so neither depends on their types.
+    False where no agent can stand. Objects never hide what is behind them, so their kinds do not matter.
     """
-    env = StockMemory(size=layout.size, agent_view_size=view)
+    env = LayoutEnv(lambda _: (layout, (*layout.success_cells[0], 0)), grid_size=layout.size, agent_view_size=view)
     env.reset(seed=0)
-    env.grid = layout.grid()
-    distance, _ = best_actions(layout)
-    cue, choice = np.zeros((2, layout.size, layout.size, 4), bool)
-    standable = distance >= 0
-    standable[layout.failure_pos] = True
+    standable = best_actions(layout)[0] >= 0
+    for cell in layout.failure_cells:
+        standable[cell] = True
+    seen = {name: np.zeros((layout.size, layout.size, 4), bool) for name in layout.marks()}
     for x, y, d in zip(*np.nonzero(standable), strict=True):
         env.place(int(x), int(y), int(d))
         _, mask = env.gen_obs_grid()
-        for seen, positions in ((cue, [layout.cue_pos]), (choice, layout.choice_pos)):
+        for name, positions in layout.marks().items():
             spots = [env.relative_coords(*pos) for pos in positions]
-            seen[x, y, d] = any(spot is not None and mask[int(spot[0]), int(spot[1])] for spot in spots)
-    cue.setflags(write=False)
-    choice.setflags(write=False)
-    return cue, choice
+            seen[name][x, y, d] = any(spot is not None and mask[int(spot[0]), int(spot[1])] for spot in spots)
+    for array in seen.values():
+        array.setflags(write=False)
+    return seen
+
+
+def visible(layout: Layout, view: int) -> tuple[np.ndarray, np.ndarray]:
+    """`sightings` of the cue, and of a choice object."""
+    seen = sightings(layout, view)
+    return seen["cue"], seen["choice"]
 
 
 @functools.cache
@@ -184,15 +170,17 @@ def joint_poses(size: int, view: int, random_length: bool = False) -> int:
 
     Terminal cells do not count (the episode is over there).
     """
-    total = 0
-    for end in range(4, size - 2) if random_length else [size - 3]:
-        layout = Layout(size, end, "key", "key")
-        cue, choice = visible(layout, view)
-        both = cue & choice
-        both[layout.success_pos] = both[layout.failure_pos] = False
-        total += int(both.sum())
+    ends = range(4, size - 2) if random_length else [size - 3]
+    total = count_joint([Layout(size, end, CUES[0], CUES[0]) for end in ends], view, "cue")
     if total:
         log.warning(
             "minigrid_memory size=%d view=%d%s: %d poses show the cue and a choice object at once, so this can be "
             "solved without memory; view=3 never does", size, view, " random_length" if random_length else "", total)
     return total
+
+
+def count_joint(layouts: list[Any], view: int, mark: str) -> int:
+    """How many poses that do not end the episode show both `mark` and a choice object, over the layouts."""
+    tables = build_tables([(layout, 1.0) for layout in layouts], view, "stock")
+    both = tables.marks[:, tables.mark_names.index(mark)] & tables.marks[:, tables.mark_names.index("choice")]
+    return int((both & (tables.end == RUNNING)).sum())

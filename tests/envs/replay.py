@@ -1,0 +1,53 @@
+"""Plays a batched world and its gymnasium twins with the same actions and demands that everything is equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from torchmem.envs import make_env
+from torchmem.envs.tensor_world import TensorWorld
+
+MOSTLY_FORWARD = (0.2, 0.2, 0.5, 0.025, 0.025, 0.025, 0.025)
+
+
+def replay(name: str, kwargs: dict, n: int, steps: int, seed: int = 0, greedy: float = 0.0) -> dict[str, int]:
+    """`steps` of `n` copies, auto-reset included. Returns how many transitions there were and how episodes ended.
+
+    greedy: how often the best action is taken in place of a random one, so that far ends are reached.
+    """
+    batched = TensorWorld(name, kwargs, n, seed=seed)
+    twins = [make_env(name, **kwargs) for _ in range(n)]
+    rng = np.random.default_rng(seed)
+    data, truth = batched.step(None)
+    last = np.ones(n, bool)
+    count = {"transitions": 0, "success": 0, "wrong": 0, "timeout": 0}
+    actions = np.zeros(n, int)
+    for _ in range(steps):
+        episodes = batched.episodes()
+        assert data["is_first"].tolist() == last.tolist()
+        ours = {k: v.numpy() for k, v in (data | truth).items()}
+        for i, twin in enumerate(twins):
+            if last[i]:
+                seen, info = twin.reset(seed=i, options=episodes[i])
+                reward, terminated, truncated = 0.0, False, False
+            else:
+                seen, reward, terminated, truncated, info = twin.step(int(actions[i]))
+                count["transitions"] += 1
+            last[i] = terminated or truncated
+            expected = {
+                **seen, **info["truth"], "reward": np.float32(reward), "is_last": last[i], "is_terminal": terminated}
+            assert set(ours) == {*expected, "is_first"}
+            for key, value in expected.items():
+                mine = ours[key][i]
+                assert mine.dtype == np.asarray(value).dtype, key
+                assert np.array_equal(mine, value), (key, mine, value, episodes[i])
+            if last[i]:
+                count[("success", "wrong", "timeout")[int(info["truth"]["outcome"]) - 1]] += 1
+        chances = np.array(MOSTLY_FORWARD[: batched.config.actions])
+        actions = rng.choice(len(chances), n, p=chances / chances.sum())
+        best = truth["optimal_actions"].numpy()
+        clever = (rng.random(n) < greedy) & best.any(1)
+        actions[clever] = best[clever].argmax(1)
+        data, truth = batched.step({"action": torch.from_numpy(actions)})
+    return count
