@@ -153,3 +153,6 @@ class Edits(tuple[Edit, ...]):
 
     def __add__(self, other: Any) -> Edits:
         return Edits((*self, *Edits.of(other)))
+
+    def __radd__(self, other: Any) -> Edits:
+        return Edits((*Edits.of(other), *self))
