@@ -39,7 +39,7 @@ class SiteHandle:
         self._find = find
 
     def __repr__(self) -> str:
-        return f"<site {self.site.name}: {', '.join(self.site.axes)} x {list(self.site.shape)}, once per {self.site.cadence}>"
+        return f"<site {self.site.name}: (B, T, {', '.join(map(str, self.site.shape))}), once per {self.site.cadence}>"
 
     @property
     def shape(self) -> tuple[int, ...]:

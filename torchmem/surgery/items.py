@@ -73,7 +73,8 @@ class Index:
             at = next(i for i, p in enumerate(parts) if p is Ellipsis)
             parts[at : at + 1] = [slice(None)] * (len(sizes) - len(parts) + 1)
         if len(parts) > len(sizes):
-            raise TraceError(f"site {site.name} has axes (B, T{''.join(f', {n}' for n in site.shape)}); {len(parts)} indices")
+            form = ", ".join(["B", "T", *map(str, site.shape)])
+            raise TraceError(f"site {site.name} is ({form}), but {len(parts)} indices were given")
         parts += [slice(None)] * (len(sizes) - len(parts))
         self.whole = all(isinstance(p, slice) and p == slice(None) for p in parts)
         self.dropped = [isinstance(p, int) and not isinstance(p, bool) for p in parts]
@@ -96,10 +97,8 @@ class Index:
     def grid(self, device: torch.device, steps: Sequence[int]) -> tuple[Tensor, ...]:
         """Open mesh over (rows, steps, *units), to index a view (B, L, *shape)."""
         axes = [self.positions[0], list(steps), *self.positions[2:]]
-        n = len(axes)
-        return tuple(
-            torch.tensor(axis, device=device).view([-1 if i == j else 1 for j in range(n)]) for i, axis in enumerate(axes)
-        )
+        shapes = [[-1 if i == j else 1 for j in range(len(axes))] for i in range(len(axes))]
+        return tuple(torch.tensor(axis, device=device).view(shape) for axis, shape in zip(axes, shapes, strict=True))
 
     def spread(self, value: Tensor, site: Site) -> Tensor:
         """A value that fits the selection, as (rows, steps, *units) with the dropped axes back. Raises TraceError."""
@@ -107,7 +106,8 @@ class Index:
             value = value.expand(self.shape) if value.dim() <= len(self.shape) else value.reshape(self.shape)
         except RuntimeError:
             raise TraceError(
-                f"a value of shape {list(value.shape)} does not fit site {site.name}: the index selects {list(self.shape)}"
+                f"a value of shape {list(value.shape)} does not fit site {site.name}: "
+                f"the index selects {list(self.shape)}"
             ) from None
         for axis, gone in enumerate(self.dropped):
             if gone:

@@ -11,7 +11,8 @@ def site_tree(model: Any) -> str:
     """One line per site, indented by its place in the module tree; aliases come first."""
     agent = model.agent
     parameters = sum(p.numel() for p in agent.parameters())
-    lines = [f"Model of a {agent.config.name} agent for {agent.spec.name}: {parameters:,} parameters, {len(model.sites)} sites"]
+    head = f"Model of a {agent.config.name} agent for {agent.spec.name}"
+    lines = [f"{head}: {parameters:,} parameters, {len(model.sites)} sites"]
     for name, site in model.sites.items():
         if name != site.path:
             lines.append(f"{name} = {site.path}  {_form(site)}")

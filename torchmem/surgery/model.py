@@ -28,8 +28,9 @@ from torchmem.surgery.overlay import guard_training
 from torchmem.surgery.passes import Bench, Standing
 from torchmem.surgery.play import play
 from torchmem.surgery.request import Request, dream, sequence
-from torchmem.surgery.trace import TraceVerb, Tree
 from torchmem.surgery.selection import SiteEdit
+from torchmem.surgery.trace import TraceVerb, Tree
+from torchmem.surgery.weight_edit import WeightEdit
 from torchmem.types import EnvSpec, Site
 
 
@@ -143,7 +144,7 @@ class Model:
         """
         chosen = Edits.of(edits)
         sites = tuple(edit for edit in chosen if isinstance(edit, SiteEdit))
-        weights = [edit for edit in chosen if not isinstance(edit, SiteEdit)]
+        weights = [edit for edit in chosen if isinstance(edit, WeightEdit)]
         for edit in sites:
             edit.check(self.find(edit.site))
         for edit in weights:

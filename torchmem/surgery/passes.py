@@ -195,16 +195,17 @@ class Bench:
                 if changed is not view:
                     new = torch.where(_like(self.episode_step == step, view), changed, new)
         else:
-            numbers = self.episode_step.tolist()[:1] if run.kind == "act" and self.episode_step is not None else list(steps)
-            first = None if run.is_first is None else run.is_first[:, steps.start : steps.stop] if run.kind == "unroll" else run.is_first
-            new = edit.apply(view, At(steps=numbers, kind=run.kind, is_first=first, previous=before))
+            first = run.is_first
+            if first is not None and run.kind == "unroll":
+                first = first[:, steps.start : steps.stop]
+            new = edit.apply(view, At(steps=list(steps), kind=run.kind, is_first=first, previous=before))
         if when is not None and new is not view:
             new = torch.where(_like(torch.as_tensor(when(self._info(run, view, steps))), view), new, view)
         return new
 
     def _previous(self, site: Site, run: Pass, edit: SiteEdit) -> Tensor | None:
         """The value of this site one step earlier: from this pass, or from the carry where the site is the memory."""
-        if not edit.needs_previous:
+        if not edit.moves:
             return None
         if site.path in run.previous:
             return run.previous[site.path]

@@ -113,7 +113,7 @@ def dream(
     rows = next(iter(_leaves(carry))).shape[0]
     if noise is None:
         noise = agent.imagination_noise(rows, horizon, torch.Generator(agent.device).manual_seed(seed))
-    elif noise == "mode":
+    elif isinstance(noise, str):
         noise = Noise.mode()
     acts = None
     if actions is not None:
@@ -185,7 +185,7 @@ def _mapping(value: Any) -> bool:
 
 def _only_key(spaces: Mapping[str, Any], value: Any) -> str:
     if len(spaces) != 1:
-        raise WrongInput(f"a {type(value).__name__} was given, but the agent needs the keys {sorted(spaces)}: pass a dict")
+        raise WrongInput(f"got a {type(value).__name__}, but the agent needs the keys {sorted(spaces)}: pass a dict")
     return next(iter(spaces))
 
 
@@ -200,7 +200,7 @@ def _lead(
     value = torch.as_tensor(np.asarray(raw) if not isinstance(raw, Tensor) else raw)
     extra = value.dim() - len(shape)
     if extra not in (1, 2) or tuple(value.shape[extra:]) != shape:
-        raise WrongInput(f"{key} is {list(value.shape)}, the agent needs (T, ...) or (B, T, ...) with ... = {list(shape)}")
+        raise WrongInput(f"{key} is {list(value.shape)}, the agent needs (T, *{list(shape)}) or (B, T, *{list(shape)})")
     kind = getattr(torch, dtype)
     if kind == torch.uint8 and value.is_floating_point():
         raise WrongInput(f"{key} is {value.dtype}, the agent needs uint8 (images as 0..255, not 0..1)")

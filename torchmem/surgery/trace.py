@@ -13,7 +13,6 @@ nnsight, so that raw lines work beside them: these see a module's own output, an
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,15 +34,16 @@ from torchmem.surgery.play import live
 from torchmem.surgery.request import Request, dream, merge
 
 Runner = Callable[[Request], Any]
+Parser = Callable[..., Request]  # what `trace` and `invoke` are given -> the request it means
 
 
 class RowBatcher(Batcher):
     """Rows of an invoke, also where a module runs on B * T (batch-major) instead of B rows."""
 
     def _narrow_tensor(self, tensor: Tensor, group: list) -> Tensor:
-        return super()._narrow_tensor(tensor, self._scaled(tensor, group)) if self._fits(tensor) == 1 else (
-            tensor.narrow(0, *self._scaled(tensor, group)) if self._fits(tensor) else tensor
-        )
+        if self._fits(tensor) == 1:
+            return super()._narrow_tensor(tensor, group)
+        return tensor.narrow(0, *self._scaled(tensor, group)) if self._fits(tensor) else tensor
 
     def _widen_tensor(self, full: Tensor, group: list, edited: Tensor) -> Tensor:
         if not self._fits(full):
@@ -87,7 +87,7 @@ class _Outputs:
 class SiteTracer(InterleavingTracer, _Outputs):
     """nnsight's tracer, with the site lines of its block registered on the bench."""
 
-    def __init__(self, tree: Tree, run: Runner, parse: Callable[..., Request], bench: Bench, *requests: Request) -> None:
+    def __init__(self, tree: Tree, run: Runner, parse: Parser, bench: Bench, *requests: Request) -> None:
         super().__init__(tree, self._call, *requests)
         self.run_pass, self.read_input, self.bench = run, parse, bench
         self.requests: list[Request] = list(requests)
@@ -121,7 +121,7 @@ class SiteTracer(InterleavingTracer, _Outputs):
 class PlainTracer(_Outputs):
     """The same without nnsight: the block runs as it stands, then the pass. No raw lines."""
 
-    def __init__(self, run: Runner, parse: Callable[..., Request], bench: Bench, *requests: Request) -> None:
+    def __init__(self, run: Runner, parse: Parser, bench: Bench, *requests: Request) -> None:
         self.run_pass, self.read_input, self.bench = run, parse, bench
         self.requests: list[Request] = list(requests)
         self.outs = []
@@ -214,8 +214,6 @@ def _part(out: Any, rows: slice, steps: int, kind: str) -> Any:
         return type(out)(**values)
     if isinstance(out, (tuple, list)):
         return type(out)(_part(value, rows, steps, kind) for value in out)
-    if dataclasses.is_dataclass(out):
-        return out
     return out
 
 
@@ -258,7 +256,7 @@ class TraceVerb:
         """A live rollout of `steps` steps: envs=, seed=, greedy=, env= (see `play.live`), or obs= to act on."""
         return self._tracer(functools.partial(live, self.model.agent), raw, grad, (steps,), given)
 
-    def _tracer(self, parse: Callable[..., Request], raw: bool, grad: bool, args: tuple, given: dict) -> Any:
+    def _tracer(self, parse: Parser, raw: bool, grad: bool, args: tuple, given: dict) -> Any:
         model = self.model
         requests = (parse(*args, **given),) if args or given else ()
 
