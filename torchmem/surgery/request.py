@@ -112,9 +112,9 @@ def dream(
         raise WrongInput(f"horizon must be at least 1, got {horizon}")
     rows = next(iter(_leaves(carry))).shape[0]
     if noise is None:
-        noise = agent.imagination_noise(rows, horizon, torch.Generator(agent.device).manual_seed(seed))
-    elif isinstance(noise, str):
-        noise = Noise.mode()
+        draws = agent.imagination_noise(rows, horizon, torch.Generator(agent.device).manual_seed(seed))
+    else:
+        draws = Noise.mode() if isinstance(noise, str) else noise
     acts = None
     if actions is not None:
         lead: dict[str, tuple[int, ...]] = {}
@@ -122,7 +122,7 @@ def dream(
         wrong = [k for k, shape in lead.items() if shape != (rows, horizon)]
         if wrong:
             raise WrongInput(f"action {wrong[0]!r} is {lead[wrong[0]]}, needed {(rows, horizon)}: rows and horizon")
-    return Request("imagine", rows, horizon, _carry(agent, carry, rows), noise, actions=acts)
+    return Request("imagine", rows, horizon, _carry(agent, carry, rows), draws, actions=acts)
 
 
 def merge(requests: Sequence[Request]) -> Request:
