@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from torchmem.envs import make_env
+from torchmem.envs.minigrid_geometry import LayoutEnv, best_actions
+from torchmem.envs.minigrid_layouts import GridLayout
 from torchmem.envs.tensor_world import TensorWorld
 
 MOSTLY_FORWARD = (0.2, 0.2, 0.5, 0.025, 0.025, 0.025, 0.025)
@@ -51,3 +53,20 @@ def replay(name: str, kwargs: dict, n: int, steps: int, seed: int = 0, greedy: f
         actions[clever] = best[clever].argmax(1)
         data, truth = batched.step({"action": torch.from_numpy(actions)})
     return count
+
+
+def package_sightings(layout: GridLayout, view: int) -> dict[str, np.ndarray]:
+    """From which poses each mark is seen, by the package's own occlusion: bool (size, size, 4), by its name."""
+    env = LayoutEnv(lambda _: (layout, (*layout.success_cells[0], 0)), grid_size=layout.size, agent_view_size=view)
+    env.reset(seed=0)
+    standable = best_actions(layout)[0] >= 0
+    for cell in layout.failure_cells:
+        standable[cell] = True
+    seen = {name: np.zeros(standable.shape, bool) for name in layout.marks()}
+    for x, y, d in zip(*np.nonzero(standable), strict=True):
+        env.place(int(x), int(y), int(d))
+        _, mask = env.gen_obs_grid()
+        for name, positions in layout.marks().items():
+            spots = [env.relative_coords(*pos) for pos in positions]
+            seen[name][x, y, d] = any(spot is not None and mask[int(spot[0]), int(spot[1])] for spot in spots)
+    return seen

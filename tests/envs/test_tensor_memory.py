@@ -10,9 +10,9 @@ import torch
 from minigrid.core.grid import Grid
 from minigrid.envs.memory import MemoryEnv
 
-from tests.envs.replay import MOSTLY_FORWARD, replay
+from tests.envs.replay import MOSTLY_FORWARD, package_sightings, replay
 from torchmem.envs import env_spec
-from torchmem.envs.minigrid_geometry import best_actions, sightings
+from torchmem.envs.minigrid_geometry import best_actions
 from torchmem.envs.minigrid_layouts import Layout
 from torchmem.envs.tensor_world import TensorWorld, family_tables
 
@@ -102,7 +102,7 @@ def test_tables_agree_with_two_other_ways_to_compute_them(view):
         distance, best = best_actions(layout)
         np.testing.assert_array_equal(tables.distance[mine], distance[x, y, d])
         np.testing.assert_array_equal(tables.best[mine], best[x, y, d])
-        for index, (name, seen) in enumerate(sightings(layout, view).items()):
+        for index, (name, seen) in enumerate(package_sightings(layout, view).items()):
             assert tables.mark_names[index] == name
             np.testing.assert_array_equal(tables.marks[mine, index], seen[x, y, d])
         # every pose that the search reached is a state, and no other

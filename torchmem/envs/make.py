@@ -10,7 +10,13 @@ from typing import Any
 
 import gymnasium
 
-from torchmem.envs.configs import DummyConfig, MemoryMazeConfig, MinigridMemoryConfig
+from torchmem.envs.configs import (
+    DummyConfig,
+    MemoryMazeConfig,
+    MinigridFourRoomConfig,
+    MinigridMemoryConfig,
+    MinigridSwitchingConfig,
+)
 from torchmem.envs.protocol import World
 from torchmem.types import EnvSpec
 
@@ -18,12 +24,16 @@ from torchmem.types import EnvSpec
 CONFIGS: dict[str, type] = {
     "dummy": DummyConfig,
     "minigrid_memory": MinigridMemoryConfig,
+    "minigrid_switching": MinigridSwitchingConfig,
+    "minigrid_four_room": MinigridFourRoomConfig,
     "memory_maze": MemoryMazeConfig,
 }
 # name -> its class, as text: a simulator is imported by the process that runs it and by no other.
 WORLDS: dict[str, str] = {
     "dummy": "torchmem.envs.dummy:DummyWorld",
     "minigrid_memory": "torchmem.envs.minigrid_memory:MinigridMemory",
+    "minigrid_switching": "torchmem.envs.minigrid_switching:MinigridSwitching",
+    "minigrid_four_room": "torchmem.envs.minigrid_four_room:MinigridFourRoom",
     "memory_maze": "torchmem.envs.memory_maze:MemoryMaze",
 }
 # gymnasium id -> (name, arguments that differ from the defaults)
@@ -35,6 +45,10 @@ IDS: dict[str, tuple[str, dict[str, Any]]] = {
         f"torchmem/MemoryS{s}Random-v0": ("minigrid_memory", {"size": s, "random_length": True})
         for s in (7, 9, 11, 13, 15, 17)
     },
+    "torchmem/SwitchingMemory-v0": ("minigrid_switching", {}),
+    **{f"torchmem/SwitchingMemoryS{s}-v0": ("minigrid_switching", {"size": s}) for s in (11, 13, 17)},
+    "torchmem/FourRoomMemory-v0": ("minigrid_four_room", {}),
+    **{f"torchmem/FourRoomMemoryS{s}-v0": ("minigrid_four_room", {"size": s}) for s in (9, 11, 13, 17)},
     **{f"torchmem/MemoryMaze-{s}x{s}-v0": ("memory_maze", {"size": s}) for s in (9, 11, 13, 15)},
 }
 

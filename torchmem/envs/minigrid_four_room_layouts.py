@@ -19,15 +19,15 @@ DOOR_SEED = 0  # of the arrangements beyond the first, which are the same in eve
 class FourRoomLayout(GridLayout):
     """Four rooms, a cue in the north-west, its twin in another corner (circuits spec section 5.3).
 
-    corners: the kinds in the north-east, south-west and south-east corner, "" for none. doors: where along its wall
-    each door is: x of the west and east doors' ... see `door_pos`.
+    corners: the kinds in the north-east, south-west and south-east corner, "" for none. doors: where along its arm of
+    the walls each door is, see `door_pos`.
     """
 
     OPTIONS = ("cue", "layout", "doors")
 
     size: int
     cue: str
-    corners: tuple[str, str, str]
+    corners: tuple[str, ...]
     doors: tuple[int, int, int, int]
 
     @property
@@ -61,6 +61,13 @@ class FourRoomLayout(GridLayout):
     def failure_cells(self) -> tuple[Cell, ...]:
         others = [pos for pos, kind in zip(self.corner_pos, self.corners, strict=True) if kind not in ("", self.cue)]
         return tuple(cell for pos in others for cell in _beside(pos, self.size))
+
+    def choices(self) -> dict[str, tuple[Cell, ...]]:
+        places = zip(("north_east", "south_west", "south_east"), self.corner_pos, self.corners, strict=True)
+        return {name: _beside(pos, self.size) for name, pos, kind in places if kind}
+
+    def plain(self) -> Self:
+        return dataclasses.replace(self, cue=KINDS[0], corners=tuple(kind and KINDS[0] for kind in self.corners))
 
     def codes(self) -> np.ndarray:
         grid = walled(self.size)

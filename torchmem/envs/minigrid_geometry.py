@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class LayoutEnv(PosedEnv):
         return obs, self._reward() if success else 0.0, terminated, truncated, info
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=2048)
 def best_actions(layout: GridLayout) -> tuple[np.ndarray, np.ndarray]:
     """Breadth-first search backwards from success over (cell, heading), never through another end.
 
@@ -135,25 +135,21 @@ def best_actions(layout: GridLayout) -> tuple[np.ndarray, np.ndarray]:
     return distance, best
 
 
-@functools.lru_cache(maxsize=256)
 def sightings(layout: GridLayout, view: int) -> dict[str, np.ndarray]:
     """From which poses each mark of the layout is seen: bool (size, size, 4), by its name.
 
     False where no agent can stand. Objects never hide what is behind them, so their kinds do not matter.
     """
-    env = LayoutEnv(lambda _: (layout, (*layout.success_cells[0], 0)), grid_size=layout.size, agent_view_size=view)
-    env.reset(seed=0)
-    standable = best_actions(layout)[0] >= 0
-    for cell in layout.failure_cells:
-        standable[cell] = True
-    seen = {name: np.zeros((layout.size, layout.size, 4), bool) for name in layout.marks()}
-    for x, y, d in zip(*np.nonzero(standable), strict=True):
-        env.place(int(x), int(y), int(d))
-        _, mask = env.gen_obs_grid()
-        for name, positions in layout.marks().items():
-            spots = [env.relative_coords(*pos) for pos in positions]
-            seen[name][x, y, d] = any(spot is not None and mask[int(spot[0]), int(spot[1])] for spot in spots)
-    for array in seen.values():
+    return _sightings(layout.plain(), view)
+
+
+@functools.lru_cache(maxsize=256)
+def _sightings(layout: GridLayout, view: int) -> dict[str, np.ndarray]:
+    tables = build_tables([(layout, 1.0)], view, "stock")
+    seen = {}
+    for index, name in enumerate(tables.mark_names):
+        array = seen[name] = np.zeros(tables.ids.shape[1:], bool)
+        array[tuple(tables.poses.T)] = tables.marks[:, index]
         array.setflags(write=False)
     return seen
 
@@ -179,8 +175,9 @@ def joint_poses(size: int, view: int, random_length: bool = False) -> int:
     return total
 
 
-def count_joint(layouts: list[Any], view: int, mark: str) -> int:
-    """How many poses that do not end the episode show both `mark` and a choice object, over the layouts."""
-    tables = build_tables([(layout, 1.0) for layout in layouts], view, "stock")
+def count_joint(layouts: Iterable[GridLayout], view: int, mark: str) -> int:
+    """How many poses that do not end the episode show both `mark` and a choice object, over layouts that differ."""
+    different = {layout.plain(): layout for layout in layouts}  # kinds do not matter
+    tables = build_tables([(layout, 1.0) for layout in different.values()], view, "stock")
     both = tables.marks[:, tables.mark_names.index(mark)] & tables.marks[:, tables.mark_names.index("choice")]
     return int((both & (tables.end == RUNNING)).sum())

@@ -79,9 +79,13 @@ class GridLayout(abc.ABC):
         """A pose drawn for another layout of the family, moved into this one."""
         return pose
 
-    @property
-    def ends(self) -> tuple[Cell, ...]:
-        return (*self.success_cells, *self.failure_cells)
+    @abc.abstractmethod
+    def choices(self) -> dict[str, tuple[Cell, ...]]:
+        """The ends by where they are: name -> cells. One of them is the success."""
+
+    @abc.abstractmethod
+    def plain(self) -> Self:
+        """The layout with the same marks in the same places whose objects are all of one kind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +125,13 @@ class Layout(GridLayout):
     @property
     def failure_pos(self) -> Cell:
         return self.hallway_end + 1, self.middle + (1 if self.target == self.top else -1)
+
+    def choices(self) -> dict[str, tuple[Cell, ...]]:
+        x = self.hallway_end + 1
+        return {"north": ((x, self.middle - 1),), "south": ((x, self.middle + 1),)}
+
+    def plain(self) -> Self:
+        return dataclasses.replace(self, cue=CUES[0], top=CUES[0])
 
     @property
     def success_cells(self) -> tuple[Cell, ...]:

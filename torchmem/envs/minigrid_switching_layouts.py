@@ -43,6 +43,9 @@ class SwitchingLayout(Layout):
         n, last = len(self.niche), self.hallway_end - 1
         return tuple(((5 * (n + 1 - i) + last * i) // (n + 1), self.middle - 1) for i in range(1, n + 1))
 
+    def plain(self) -> Self:
+        return dataclasses.replace(super().plain(), niche=(CUES[0],) * len(self.niche), switch=False)
+
     @property
     def box_pos(self) -> Cell:
         return 1, self.middle + 1

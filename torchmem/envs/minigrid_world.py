@@ -11,6 +11,7 @@ Truth, all of fixed shape. Types: 0 key, 1 ball, 2 box. `heading` is the angle f
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -60,6 +61,10 @@ class MinigridWorld(World):
         self._distance, self._best = best_actions(layout)
         self._outcome, self._phase = RUNNING, PRE_CUE
         self._since = {name: -1 for name in self._sees if name != "choice"}
+
+    def present(self) -> tuple[GridLayout, Pose, set[str]]:
+        """For experts: layout, pose, and the marks that have been seen."""
+        return self._layout, self._env.pose(), {name for name, since in self._since.items() if since >= 0}
 
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
         action = int(action)
@@ -147,19 +152,14 @@ class DrawnWorld(MinigridWorld):
 
     def _draw(self, rng: np.random.Generator) -> tuple[GridLayout, Pose]:
         layout = self._family[rng.choice(len(self._family), p=self._chances)]
-        starts = layout.starts(self.config.start, self._cue_from(layout))
+        starts = layout.starts(self.config.start, sightings(layout, self.config.view)["cue"])
         pose = tuple(int(i) for i in starts[rng.integers(len(starts))])
         layout = layout.changed({k: v for k, v in self._env.choose.items() if k in layout.OPTIONS})
         return layout, layout.clip(pose)  # type: ignore[arg-type]
 
-    def _cue_from(self, layout: GridLayout) -> np.ndarray:
-        return sightings(layout, self.config.view)["cue"]
-
 
 def spec_of(name: str, config: Any, truth: Mapping[str, str], levels: Mapping[str, float]) -> EnvSpec:
     """The spec of one of these worlds. truth: what it adds to TRUTH."""
-    import dataclasses
-
     return EnvSpec(
         name=name, obs=obs_spaces(config), action={"action": Space((), "int64", classes=config.actions)},
         control_hz=1.0, truth={**TRUTH, **truth}, score="success", levels=levels, kwargs=dataclasses.asdict(config),

@@ -63,7 +63,7 @@ def build_tables(layouts: Sequence[tuple[GridLayout, float]], view: int, start: 
 
     end = _ends(grids, ids, len(poses))
     following = _following(ids, layout_of, poses, end)
-    distance, best = shortest(following, end)
+    distance, best = shortest(following, end == SUCCESS, end == RUNNING)
     names = tuple(grids[0].marks())
     spots = np.zeros((*free.shape,), np.uint8)
     for k, layout in enumerate(grids):
@@ -91,10 +91,13 @@ def connected(seed: np.ndarray, free: np.ndarray) -> np.ndarray:
         reached = grown
 
 
-def shortest(following: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (N) and best actions (N, A) to success, by breadth-first search from all ends at once."""
-    distance = np.where(end == SUCCESS, 0, -1)
-    open_states = np.flatnonzero(end == RUNNING)
+def shortest(following: np.ndarray, goal: np.ndarray, running: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance (N) and best actions (N, A) to a goal, by breadth-first search from all goals at once.
+
+    goal: bool (N). running: bool (N), False where no action leads on. -1 where no goal can be reached.
+    """
+    distance = np.where(goal, 0, -1)
+    open_states = np.flatnonzero(running & ~goal)
     steps = 0
     while len(open_states):
         reaches = (distance[following[open_states]] == steps).any(-1)

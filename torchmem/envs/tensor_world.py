@@ -138,6 +138,19 @@ class TensorWorld:
         self._fresh = False
         return [True] * self.n
 
+    @property
+    def device(self) -> torch.device:
+        return self._keys.device
+
+    @property
+    def episode(self) -> Tensor:
+        """The number of each copy's episode, int64 (n)."""
+        return self._episode
+
+    def present(self) -> tuple[Tensor, Tensor]:
+        """For experts: the state of each copy, int64 (n), and the steps since each mark was seen, int64 (n, marks)."""
+        return self._state, self._since
+
     def close(self) -> None:
         """Nothing to end; VectorEnv has it."""
 
