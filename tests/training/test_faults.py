@@ -45,16 +45,6 @@ def train(capfd, caplog):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """What 60 undisturbed steps come to."""
-    folder = tmp_path_factory.mktemp("straight") / "run"
-    threads = torch.get_num_threads()
-    assert command.main(tiny.words(folder)) == 0
-    torch.set_num_threads(threads)
-    return tiny.outcome(folder)
-
-
-@pytest.fixture(scope="module")
 def started(tmp_path_factory):
     """A run with snapshots of 30 and of 40 steps; copy it before use."""
     folder = tmp_path_factory.mktemp("started") / "run"

@@ -28,16 +28,6 @@ def settings():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """What 60 undisturbed steps come to."""
-    folder = tmp_path_factory.mktemp("straight") / "run"
-    threads = torch.get_num_threads()
-    assert command.main(tiny.words(folder)) == 0
-    torch.set_num_threads(threads)
-    return tiny.outcome(folder)
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 4 MB."""

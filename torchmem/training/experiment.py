@@ -16,6 +16,7 @@ from torchmem.envs.collector import Collector
 from torchmem.envs.vector import VectorEnv
 from torchmem.models.dreamer.agent import DreamerAgent
 from torchmem.models.synthetic import random_batch
+from torchmem.models.taps import collecting_loss
 from torchmem.training.clock import Clock, Ratio
 from torchmem.training.compile import CompileReport, check_gradients, compile_agent, wanted
 from torchmem.training.learner import Learner
@@ -23,6 +24,7 @@ from torchmem.training.processes import Processes
 from torchmem.training.replay import Replay, auto_capacity
 from torchmem.training.run_config import RunConfig
 from torchmem.training.snapshot import Snapshots
+from torchmem.training.tap_writer import TapWriter
 from torchmem.training.tree import TornFile
 from torchmem.training.typed import ConfigError
 from torchmem.training.writeback import WriteBack
@@ -68,8 +70,21 @@ class Experiment:
         self.ratio = Ratio(config.ratio, config.batch, config.length)
         self.snapshots = Snapshots(self.logdir, processes, config.save.keep)
         self.policy = self.agent.policy
+        self.taps: TapWriter | None = None
+        if config.log.collect:
+            self.collect_taps(config.log.collect)
         self.replay: Replay
         self.write_back: WriteBack
+
+    def collect_taps(self, sites: list[str]) -> None:
+        """Have updates hand out these activations. Raises ConfigError for what the agent or its loss does not have."""
+        with as_config_error(), torch.no_grad():
+            loss = collecting_loss(self.agent, sites)
+            loss(random_batch(self.agent, 1, 2), self.agent.training_noise(1, 2, torch.Generator(self.device)))
+        self.learner.loss = loss
+        if self.processes.main:
+            keys = ("reward", *FLAGS, *self.spec.action)
+            self.taps = TapWriter(self.logdir / "taps", self.config.log.collect_every, keys)
 
     def compile(self) -> CompileReport | None:
         """Compile loss and policy where the configuration and the device ask for it, and check the gradients.
@@ -78,7 +93,7 @@ class Experiment:
         """
         if not wanted(self.config.compile, self.device):
             return None
-        loss, policy = compile_agent(self.agent)
+        loss, policy = compile_agent(self.agent, self.config.log.collect)
         generator = torch.Generator(self.device).manual_seed(0)
         noise = self.agent.training_noise(self.batch, self.config.length, generator)
         report = check_gradients(self.agent, loss, random_batch(self.agent, self.batch, self.config.length), noise)
@@ -153,6 +168,8 @@ class Experiment:
         out = self.learner.update({k: v.to(self.device, non_blocking=True) for k, v in batch.items()})
         self.write_back.push(index, out.latents)
         self.clock.updated(self.config.batch * self.config.length)
+        if self.taps is not None:
+            self.taps.push(self.clock.updates, out.taps, batch)
         return out.metrics
 
     def ready(self) -> bool:

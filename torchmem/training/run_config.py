@@ -63,9 +63,12 @@ class LogConfig:
     every_s: float = option(30.0, "Seconds between rows of metrics.jsonl.")
     video_every_s: float = option(1800.0, "Seconds between open-loop videos (one more at the end); 0: only at the end.")
     sinks: list[str] = option(["tensorboard"], "Copies of metrics.jsonl beside it: tensorboard, wandb.")
+    collect: list[str] = option([], "Sites whose activations updates leave in <logdir>/taps, such as [dynamics.*].")
+    collect_every: int = option(100, "Updates between two files of them.")
 
     def __post_init__(self) -> None:
         _at_least(0, self, "every_s", "video_every_s")
+        _at_least(1, self, "collect_every")
         unknown = set(self.sinks) - {"tensorboard", "wandb"}
         if unknown:
             raise ValueError(f"unknown sinks {sorted(unknown)}; valid: tensorboard, wandb")
