@@ -23,8 +23,9 @@ class _Plan:
     def __init__(self, tree: nn.Module, edits: Sequence[WeightEdit]) -> None:
         self.tree, self.edits = tree, tuple(edits)
         self.depth = 0  # of nested entries: only the outermost puts on and takes off
-        self.taken: list[tuple[nn.Module, str, Tensor]] = []
-        self.kept: dict[int, tuple[Any, Tensor]] = {}  # slot number -> (what it was computed from, result)
+        self.taken: list[tuple[list[Slot], Tensor]] = []
+        # parameter number -> (what it was computed from, its version and address then, result)
+        self.kept: dict[int, tuple[Tensor, int, int, Tensor]] = {}
         names: dict[str, int] = {}  # every name of a parameter -> its number; a shared one has many
         numbers: dict[int, int] = {}
         slots: list[list[Slot]] = []
@@ -56,34 +57,38 @@ class _Plan:
 
     def put_on(self) -> None:
         """Compute all effective weights, then lay them over the parameters: all or none."""
-        fresh: list[tuple[int, Tensor]] = []
+        grad = torch.is_grad_enabled()
+        fresh = []
         for number, todo in self.work.items():
             module, key = self.slots[number][0]
             source = module._parameters[key]
             assert source is not None
-            fresh.append((number, self._effective(number, source, todo)))
-        for number, weight in fresh:
-            for module, key in self.slots[number]:
-                self.taken.append((module, key, module._parameters[key]))  # type: ignore[arg-type]
+            old = self.kept.get(number)
+            if grad and source.requires_grad:
+                weight = _composed(source, todo)
+            elif old is not None and old[0] is source and old[1] == source._version and old[2] == source.data_ptr():
+                weight = old[3]
+            else:
+                weight = self._computed(number, source, todo)
+            fresh.append((self.slots[number], source, weight))
+        for slots, source, weight in fresh:
+            for module, key in slots:
                 _place(module, key, weight)
+            self.taken.append((slots, source))
 
     def take_off(self) -> None:
-        for module, key, parameter in reversed(self.taken):
-            _place(module, key, parameter)
+        for slots, source in self.taken:
+            for module, key in slots:
+                _place(module, key, source)
         self.taken.clear()
 
-    def _effective(self, number: int, source: Tensor, todo: list[tuple[WeightEdit, str]]) -> Tensor:
-        if torch.is_grad_enabled() and source.requires_grad:
+    def _computed(self, number: int, source: Tensor, todo: list[tuple[WeightEdit, str]]) -> Tensor:
+        """The effective weight without gradient, kept until `source` changes."""
+        if source.is_inference():  # it has no version counter to tell whether it changed
             return _composed(source, todo)
-        if source.is_inference():
-            return _composed(source, todo)  # has no version counter to tell whether it changed
-        state = (source._version, source.data_ptr(), source.dtype, source.device)
-        found = self.kept.get(number)
-        if found is not None and found[0][0] is source and found[0][1] == state:
-            return found[1]
         with torch.inference_mode(False), torch.no_grad():
             weight = _composed(source, todo)
-        self.kept[number] = ((source, state), weight)
+        self.kept[number] = (source, source._version, source.data_ptr(), weight)
         return weight
 
 
