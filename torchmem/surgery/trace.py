@@ -154,6 +154,15 @@ class PlainTracer(_Outputs):
         finally:
             self._start = None
 
+    @contextmanager
+    def rows_of(self, number: int) -> Iterator[None]:
+        """Site lines inside mean the rows of the request with this number."""
+        self._start = sum(r.rows for r in self.requests[:number])
+        try:
+            yield
+        finally:
+            self._start = None
+
     def _scope(self) -> Scope:
         if self._start is None:
             raise TraceError("inside `with model.trace() as tr:` site lines belong into a `with tr.invoke(obs):` block")
