@@ -56,8 +56,8 @@ def test_groups_of_units_are_patched_apart():
 
 
 def test_gradients_miss_latched_units_and_the_numbers_say_so(sweep):
-    """Latched tanh units have no slope (spec circuits 3.5); the longer they latch, the steeper the jump between their two
-    states, until integrated gradients step over it too. Exact patching beside them shows it."""
+    """Latched tanh units have no slope (spec circuits 3.5). The longer they latch, the steeper the jump between their
+    two states, until integrated gradients step over it too. Exact patching beside them shows it."""
     plain, whole = sweep.effects["denoise/attribution/memory"], sweep.effects["denoise/integrated/memory"]
     assert whole[-1] == pytest.approx(1, abs=0.1) and abs(plain[-1] - 1) > 0.5
     assert whole[0] < 0.1, "10 steps of latching between the patch and the answer"

@@ -19,7 +19,6 @@ class Registry:
 
     def __init__(self, bench: Any, scope: Callable[[], Scope], mark: Marker) -> None:
         self.bench, self.scope, self.mark = bench, scope, mark
-        self.device = bench.tree.device
 
     def late(self, site: Site) -> None:
         """Raise where the site's module has already run: the line comes after a raw nnsight line that waited."""
@@ -70,7 +69,7 @@ class SiteHandle:
         scope = registry.scope()
         chosen = Index(self.site, index, scope)
         if not callable(value):
-            value = torch.as_tensor(value, device=registry.device)
+            value = torch.as_tensor(value, device=registry.bench.tree.device)
             chosen.spread(value, self.site)  # refuses a wrong shape before anything runs
         registry.bench.writes.append(Write(self.site, scope, chosen, value, when))
 
@@ -81,7 +80,7 @@ class SiteHandle:
         """
         registry = self._registry()
         scope = registry.scope()
-        zeros = torch.zeros(scope.count, scope.steps, *self.site.shape, device=registry.device, requires_grad=True)
+        zeros = torch.zeros(scope.count, scope.steps, *self.site.shape, device=registry.bench.tree.device, requires_grad=True)
         registry.bench.writes.append(Nudge(self.site, scope, Index(self.site, slice(None), scope), zeros))
         registry.mark(zeros)
         return zeros

@@ -63,6 +63,7 @@ class Pass:
     carry: Any
     obs: Mapping[str, Tensor] | None
     offset: int = 0  # acting: how many steps of this trace came before
+    again: bool = False  # `read_out`, a second look at the step that acted: a trace has read and written it already
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     previous: dict[str, Tensor] = dataclasses.field(default_factory=dict)  # path -> last view, for movement edits
 
@@ -82,6 +83,7 @@ class Bench:
         self.episode_step: Tensor | None = None  # (B,) of rows that act
         self.truth: Mapping[str, Tensor] | None = None  # of the step about to be acted on; set by whoever plays
         self.running: Pass | None = None
+        self.acting: Pass | None = None  # the last acting step
         for name, kind in PASSES.items():
             if hasattr(self.tree, name):
                 object.__setattr__(self.tree, name, self._wrapped(getattr(self.tree, name), name, kind))
@@ -95,7 +97,7 @@ class Bench:
                 return method(*args, **kwargs)
             if not (self.standing or self.weight_edits or self.registry):
                 return method(*args, **kwargs)
-            with self._passing(self._describe(name, kind, args, kwargs), hooked=name != "read_out"):
+            with self._passing(self._describe(name, kind, args, kwargs)):
                 return method(*args, **kwargs)
 
         return run
@@ -112,21 +114,27 @@ class Bench:
                 steps = torch.zeros_like(first, dtype=torch.long) - 1
             self.episode_step = torch.where(first, 0, steps + 1)
             self.acted += 1
-            return Pass(kind, len(first), 1, first.unsqueeze(1), given["carry"], given["obs"], self.acted - 1)
+            self.acting = Pass(kind, len(first), 1, first.unsqueeze(1), given["carry"], given["obs"], self.acted - 1)
+            return self.acting
+        if name == "read_out":
+            rows, step = _rows(given["carry"]), self.acting
+            if step is None or step.rows != rows:
+                return Pass(kind, rows, 1, None, given["carry"], None, again=True)
+            return dataclasses.replace(step, carry=given["carry"], counts={}, previous={}, again=True)
         if kind == "imagine":
             rows = given["start"].deter.shape[0] if hasattr(given["start"], "deter") else _rows(given["start"])
             return Pass(kind, rows, int(given["horizon"]), None, given["start"], None)
         return Pass(kind, 0, 0, None, None, None)
 
     @contextmanager
-    def _passing(self, running: Pass, hooked: bool) -> Iterator[None]:
+    def _passing(self, running: Pass) -> Iterator[None]:
         handles = []
         paths = {}
-        if hooked:
-            for standing in self.standing:
-                for edit in standing.edits:
-                    site = self.sites[edit.site]
-                    paths[site.path] = site
+        for standing in self.standing:
+            for edit in standing.edits:
+                site = self.sites[edit.site]
+                paths[site.path] = site
+        if not running.again:
             for item in (*self.reads, *self.writes):
                 paths[item.site.path] = item.site
         self.running = running
@@ -153,6 +161,8 @@ class Bench:
         whole = run.kind == "unroll" and site.cadence == "sequence"
         steps = range(run.steps) if whole else range(call, call + 1)
         new = self._standing(site, view, steps, run)
+        if run.again:
+            return None if new is view else new.reshape(output.shape)
         traced = range(run.offset, run.offset + 1) if run.kind == "act" else steps
         for read in self.reads:
             if read.early and read.site.path == site.path:
@@ -187,7 +197,7 @@ class Bench:
                 f"training, only edits of all rows and steps can hold"
             )
         before = None if run.kind == "loss" else self._previous(site, run, edit)
-        if run.kind == "act" and edit.time is not None and self.episode_step is not None:
+        if run.kind == "act" and edit.stepwise and self.episode_step is not None:
             new = view  # rows stand at different steps of their episodes
             for step in self.episode_step.unique().tolist():
                 at = At(steps=[step], kind="act", is_first=run.is_first, previous=before)
@@ -232,6 +242,7 @@ class Bench:
 
 _ARGUMENTS = {
     "policy": ("obs", "carry", "noise"),
+    "read_out": ("carry",),
     "unroll": ("obs", "actions", "is_first", "carry", "noise"),
     "imagine": ("start", "horizon", "noise", "actions"),
 }
