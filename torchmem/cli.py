@@ -165,6 +165,92 @@ def video(parser: argparse.ArgumentParser) -> Action:
     return act
 
 
+@verb("record")
+def record(parser: argparse.ArgumentParser) -> Action:
+    """Let an agent play whole episodes and keep what its sites hold: activations, actions, reward, value, truth."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, a snapshot or an agent folder")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="of the recording")
+    parser.add_argument("--env", metavar="NAME", help="another world than the agent was made for")
+    parser.add_argument("--env-kwargs", metavar="JSON", help="""its arguments, such as '{"size": 9}'""")
+    parser.add_argument("--sites", nargs="+", default=["memory"], metavar="SITE", help="names or patterns, quoted ('*')")
+    parser.add_argument("--episodes", type=int, default=20, metavar="N", help="whole episodes (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of worlds and noise; never meets a training seed")
+    parser.add_argument("--envs", type=int, default=16, metavar="N", help="worlds in lock-step (%(default)s)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes for them (%(default)s)")
+    parser.add_argument("--greedy", action="store_true", help="take the likeliest action")
+    parser.add_argument("--edits", metavar="FOLDER", help="edits that hold while recording (surgery's save_edits)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"], help="of the sites")
+    parser.add_argument("--pooling", default="none", choices=["none", "mean"], help="of maps, over height and width")
+    parser.add_argument("--no-observations", action="store_true", help="leave out what the agent saw")
+    parser.add_argument("--resume", action="store_true", help="go on with the unfinished recording in FOLDER")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+
+    def act(given: argparse.Namespace) -> int:
+        import json
+
+        from torchmem.surgery.edit_files import load_edits
+        from torchmem.surgery.model import load
+        from torchmem.surgery.record import record
+
+        try:
+            env_kwargs = None if given.env_kwargs is None else json.loads(given.env_kwargs)
+        except ValueError as error:
+            raise ValueError(f"--env-kwargs is not JSON: {error}") from error
+        same = ("env", "sites", "episodes", "seed", "envs", "workers", "greedy", "out", "dtype", "pooling", "resume")
+        rec = record(
+            load(given.run, given.device),
+            **{name: getattr(given, name) for name in same},
+            edits=load_edits(given.edits) if given.edits else (),
+            observations=not given.no_observations,
+            env_kwargs=env_kwargs,
+            progress=True,
+        )
+        say(rec.summary())
+        return 0
+
+    return act
+
+
+@verb("probe")
+def probe(parser: argparse.ArgumentParser) -> Action:
+    """Decode a covariate from recorded sites: linear probes on episodes held out, each score beside its controls."""
+    parser.add_argument("recording", metavar="RECORDING", help="folder that `torchmem record` wrote")
+    parser.add_argument("--target", required=True, metavar="NAME", help="covariate to decode, such as cue_type")
+    parser.add_argument("--sites", nargs="+", default=["*"], metavar="SITE", help="names or patterns, quoted ('*')")
+    parser.add_argument("--kind", default="auto", choices=["auto", "ridge", "logistic", "circular"])
+    parser.add_argument("--metric", help="accuracy (default) or balanced_accuracy; r2 for numbers")
+    parser.add_argument("--groups", default="episode", metavar="NAME", help="what is held out as a whole (%(default)s)")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--where", action="append", metavar="CONDITION", help="'steps_since_cue >= 0'; may be repeated")
+    parser.add_argument("--by", metavar="NAME", help="covariate, or step, over which scores are also shown")
+    parser.add_argument("--observation", default="auto", metavar="NAME", help="site or covariate: what is seen now")
+    parser.add_argument("--untrained", metavar="RECORDING", help="the same agent before learning")
+    parser.add_argument("--draws", type=int, default=20, help="of exchanged and of shifted labels (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--out", metavar="FOLDER", help="save numbers and figure there")
+    parser.add_argument("--json", action="store_true", help="scores and controls as JSON instead of a table")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.analysis.fit_probe import fit_probe
+        from torchmem.recording import Recording
+
+        result = fit_probe(
+            Recording(given.recording),
+            given.sites,
+            given.target,
+            untrained=None if given.untrained is None else Recording(given.untrained),
+            **{name: getattr(given, name) for name in
+               ("kind", "metric", "groups", "folds", "where", "by", "observation", "draws", "seed", "device")},
+        )  # fmt: skip
+        say(result.to_json() if given.json else result.summary())
+        if given.out:
+            logging.getLogger("torchmem").info("wrote %s", result.save(given.out))
+        return 0
+
+    return act
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point. Exit codes: 0 done, 1 the verb found something wrong, 2 wrong arguments."""
     words = list(sys.argv[1:] if words is None else words)

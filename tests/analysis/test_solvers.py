@@ -71,8 +71,10 @@ def test_an_answer_does_not_depend_on_its_company(classes: int):
     """One site and labelling alone, and among others; alphas started from one another, and from zero."""
     x, fold, y = data(classes)
     alphas = torch.tensor([0.01, 1.0], dtype=torch.float64)
-    together = cross_validate(torch.tensor(x), torch.tensor(fold), torch.tensor(y), alphas, classes=classes)
-    alone = cross_validate(torch.tensor(x[1:, :, :5]), torch.tensor(fold), torch.tensor(y[:1]), alphas, classes=classes)
+    how = {"classes": classes, "tolerance": 1e-14}
+    folds = torch.tensor(fold)
+    together = cross_validate(torch.tensor(x), folds, torch.tensor(y), alphas, **how)
+    alone = cross_validate(torch.tensor(x[1:, :, :5]), folds, torch.tensor(y[:1]), alphas, **how)
     torch.testing.assert_close(together.quality[1:, :1], alone.quality, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(together.weight[1:, :5], alone.weight, atol=1e-5, rtol=1e-4)
     assert (together.weight[1, 5:] == 0).all()
@@ -100,7 +102,8 @@ def test_alpha_is_chosen_without_the_held_out_fold():
     alphas = torch.logspace(-4, 1, 6, dtype=torch.float64)
     relabelled = y.copy()
     relabelled[:, fold == 2] = np.random.default_rng(1).normal(size=relabelled[:, fold == 2].shape) * 1000
-    answers = [cross_validate(torch.tensor(x), torch.tensor(fold), torch.tensor(labels), alphas) for labels in (y, relabelled)]
+    both, folds = (y, relabelled), torch.tensor(fold)
+    answers = [cross_validate(torch.tensor(x), folds, torch.tensor(labels), alphas) for labels in both]
     assert torch.equal(answers[0].alpha[:, 2], answers[1].alpha[:, 2])
     assert not torch.equal(answers[0].alpha, answers[1].alpha), "the other folds do see these labels"
 

@@ -1,4 +1,4 @@
-"""The matrix that probes are fitted on: several sites of equal (padded) width, and what each training set knows of it."""
+"""What probes are fitted on: several sites of equal (padded) width, and what each training set knows of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Design:
         return keep
 
     def scaling(self, without: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """(n, mean (S, D), inverse standard deviation (S, D)) of a training set; 0 for units that are constant in it."""
+        """(n, mean (S, D), 1 / standard deviation (S, D)) of a training set; 0 for units that are constant in it."""
         keep = self.kept(without)
         n = (self.rows * keep).sum()
         mean = torch.einsum("f,sfd->sd", keep, self.total) / n
@@ -44,7 +44,7 @@ class Design:
 
 
 def make_design(x: Tensor, fold: Tensor, *, keep_gram: bool = True) -> Design:
-    """x: (S, N, D) float64 activations, fold: (N,) int64. keep_gram=False keeps one gram over all folds, (S, 1, D, D)."""
+    """x: (S, N, D) float64 activations, fold: (N,) int64. keep_gram=False: one gram over all folds, (S, 1, D, D)."""
     shift = x.mean(1)
     spread = (x - shift[:, None]).square().mean(1).sqrt()
     # A unit whose spread is rounding noise of its mean is constant.

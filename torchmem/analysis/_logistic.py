@@ -42,7 +42,7 @@ class _Problem:
 
     def logits(self, w: Tensor) -> Tensor:
         """(S, N, G, R, O)"""
-        s, g, r, _, o = self.shape
+        _, g, r, _, o = self.shape
         v = self.in_x(w).movedim(3, 1).flatten(2)  # (S, D + 1, G*R*O)
         return torch.baddbmm(v[:, -1:], self.x, v[:, :-1]).unflatten(-1, (g, r, o))
 
@@ -68,7 +68,7 @@ class _Problem:
         return torch.cat([weight, bias], -2)
 
     def precondition(self, g: Tensor) -> Tensor:
-        s, sets, r, d1, o = self.shape
+        _, sets, r, _, o = self.shape
         flat = g[..., :-1, :].movedim(3, 1).flatten(2)
         turned = (self.basis.mT @ flat).unflatten(-1, (sets, r, o)).movedim(1, 3)
         turned = turned / (self.curvature + self.alpha[..., None, None])

@@ -17,24 +17,29 @@ def spans(episode: np.ndarray) -> list[np.ndarray]:
     return [pieces[i] for i in np.argsort(first)]
 
 
-def exchange_rows(episode: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(N,) row whose label each row gets: episode e takes the labels of a random other (or the same) episode.
+def exchange_rows(episode: np.ndarray, rng: np.random.Generator, group: np.ndarray | None = None) -> np.ndarray:
+    """(N,) row whose label each row gets: each episode takes the labels of a random other (or the same) episode.
 
     Step j of an episode gets its donor's step j, so that what the labels owe to time in the episode stays; a shorter
-    donor repeats its last label.
+    donor repeats its last label. group: (N,) ids of what is exchanged as a whole where episodes are not independent
+    (those of one maze layout): episode i of a group then takes the labels of episode i (modulo its count) of another.
     """
-    pieces = spans(episode)
+    members: dict[object, list[np.ndarray]] = {}
+    for rows in spans(episode):
+        members.setdefault(rows[0] if group is None else group[rows[0]], []).append(rows)
+    groups = list(members.values())
     source = np.empty(len(episode), np.int64)
-    for taker, giver in zip(pieces, rng.permutation(len(pieces))):
-        donor = pieces[giver]
-        source[taker] = donor[np.minimum(np.arange(len(taker)), len(donor) - 1)]
+    for takers, giver in zip(groups, rng.permutation(len(groups))):
+        for i, taker in enumerate(takers):
+            donor = groups[giver][i % len(groups[giver])]
+            source[taker] = donor[np.minimum(np.arange(len(taker)), len(donor) - 1)]
     return source
 
 
 def shift_rows(episode: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(N,) row whose label each row gets: each episode's labels are turned by its own random number of steps (>= 1).
 
-    What the labels owe to the episode as a whole stays. Episodes of a single step cannot be shifted and stay as they are.
+    What the labels owe to the episode as a whole stays. Episodes of a single step stay as they are.
     """
     source = np.empty(len(episode), np.int64)
     for rows in spans(episode):
