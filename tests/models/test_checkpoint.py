@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import torchmem
 from torchmem.models import checkpoint
@@ -26,6 +27,7 @@ SPEC = EnvSpec(
     levels={"chance": 0.5},
     kwargs={"size": 9, "start": [1, 2]},
 )
+IMAGE = EnvSpec("toy", {"image": Space((48, 48, 3), "uint8")}, {"action": Space((), "int32", 3)}, control_hz=4.0)
 TINY = {"deter": 16, "hidden": 8, "classes": 4, "stoch": 2, "depth": 2, "units": 8}
 
 
@@ -142,7 +144,7 @@ def test_altered_card(folder: Path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda card: card.update(format=99, torchmem="9.0"), r"format 99 \(torchmem 9\.0\).*reads format 1"),
+        (lambda card: card.update(format=99, torchmem="9.0"), r"format 99 \(torchmem 9\.0\).*reads formats 1, 2"),
         (lambda card: card.pop("format"), "no format number"),
         (lambda card: card.update(agent="genie"), "holds a 'genie' agent; this torchmem knows"),
         (lambda card: card["config"].update(magic=1), "unknown settings \\['magic'\\]"),
@@ -181,3 +183,26 @@ def test_loading_needs_no_trainer(folder: Path):
         "bad = {'lightning', 'hydra', 'omegaconf', 'torchrl', 'gymnasium'} & set(sys.modules); assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_format_1_is_read_in_either_layout_of_its_blocks(tmp_path: Path, older: bool):
+    """The decoder's block of this agent is square: its shape alone would not tell."""
+    agent = DreamerAgent(IMAGE, DreamerConfig(**TINY | {"deter": 2 * 72, "depth": 4, "blocks": 2, "decoder_blocks": 2}))
+    square = agent.decoder.cnn.from_deter.weight
+    assert square.shape == (2, 72, 72)
+    folder = save_agent(agent, tmp_path / "agent")
+    blocks = [n for n in agent.state_dict() if n.endswith(("hidden.0.weight", "gates.weight", "from_deter.weight"))]
+    assert len(blocks) == 3
+    weights = load_file(folder / WEIGHTS)
+    if older:
+        weights |= {name: weights[name].transpose(1, 2).contiguous() for name in blocks}
+    save_file(weights, folder / WEIGHTS)
+    rewrite(folder, lambda card: card.update(format=1, weights_sha256=checkpoint.file_hash(folder / WEIGHTS)))
+    again = load_agent(folder).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in agent.state_dict().items())
+    if older:
+        with pytest.raises(checkpoint.WrongAgent, match=r"format 1.*torchmem\.load reads.*cannot be resumed"):
+            load_weights(agent, folder)
+    else:
+        load_weights(agent, folder)

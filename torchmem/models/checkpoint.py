@@ -30,10 +30,10 @@ from safetensors.torch import load_file, save_file
 from torchmem import __version__
 from torchmem.errors import TorchmemError
 from torchmem.files import atomic_write, sync_folder
+from torchmem.models.checkpoint_formats import FORMAT, READABLE, transposed
 from torchmem.models.protocol import Agent
 from torchmem.types import EnvSpec
 
-FORMAT = 1
 WEIGHTS, CARD = "agent.safetensors", "agent.json"
 # config.name -> where its config and agent live; imported on demand, so that loading one agent does not import all
 KINDS = {
@@ -163,12 +163,15 @@ def load_agent(folder: str | Path, device: torch.device | str = "cpu") -> Agent:
             agent = agent_type(spec, config)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CARD} does not describe an agent of this torchmem: {error}") from error
-    load_weights(agent, folder)
+    load_weights(agent, folder, convert=True)
     return agent.to(device)
 
 
-def load_weights(agent: Agent, folder: str | Path) -> None:
-    """Copy the weights of an agent folder into an agent built elsewhere (a resumed run). Raises CheckpointError."""
+def load_weights(agent: Agent, folder: str | Path, *, convert: bool = False) -> None:
+    """Copy the weights of an agent folder into an agent built elsewhere (a resumed run). Raises CheckpointError.
+
+    convert: bring weights of an older layout into today's. Not while resuming: optimiser states would not follow.
+    """
     folder = Path(folder)
     card = read_card(folder)
     file = folder / WEIGHTS
@@ -180,6 +183,13 @@ def load_weights(agent: Agent, folder: str | Path) -> None:
         found = load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is not a readable safetensors file: {error}") from error
+    older = transposed(agent, found) if card["format"] == 1 else {}
+    if older and not convert:
+        raise WrongAgent(
+            f"{file} has format 1, whose block weights lie the other way round: torchmem.load reads such an agent, but "
+            f"a run cannot be resumed from it. Start a new run, or resume with the version that wrote it"
+        )
+    found |= older
     own = agent.state_dict()
     faults = [f"{n} is missing" for n in own.keys() - found.keys()]
     faults += [f"{n} is not part of the agent" for n in found.keys() - own.keys()]
@@ -206,10 +216,10 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is not readable JSON (truncated?): {error}; load another snapshot") from error
     if not isinstance(card, dict) or "format" not in card:
         raise CheckpointError(f"{file} has no format number: it is not an agent card of torchmem")
-    if card["format"] != FORMAT:
+    if card["format"] not in READABLE:
         raise CheckpointError(
             f"{file} has format {card['format']!r} (torchmem {card.get('torchmem', 'unknown')}); "
-            f"torchmem {__version__} reads format {FORMAT}: use the version that wrote it"
+            f"torchmem {__version__} reads formats {', '.join(map(str, READABLE))}: use the version that wrote it"
         )
     if card.get("card_sha256") != card_hash(card):
         raise CheckpointError(f"{file} was altered after it was written (its hash is wrong): load another snapshot")
