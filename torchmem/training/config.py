@@ -26,7 +26,11 @@ from torchmem.training.run_config import RunConfig, without_free_fields
 from torchmem.training.typed import ConfigError, build, flatten, nearest, plain
 
 GROUPS = ("agent", "env", "size", "trainer", "preset")
-AGENTS = {"dreamer": "torchmem.models.dreamer.config:DreamerConfig"}  # config name -> its dataclass
+# config name -> its dataclass
+AGENTS = {
+    "dreamer": "torchmem.models.dreamer.config:DreamerConfig",
+    "ppo": "torchmem.models.ppo.config:PPOConfig",
+}
 ALIASES = {"devices": "trainer.devices"}  # short spellings that everyone tries first
 
 __all__ = [

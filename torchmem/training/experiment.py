@@ -19,6 +19,7 @@ from torchmem.models.synthetic import random_batch
 from torchmem.models.taps import collecting_loss
 from torchmem.training.clock import Clock, Ratio
 from torchmem.training.compile import CompileReport, check_gradients, compile_agent, wanted
+from torchmem.training.estimate import banner
 from torchmem.training.learner import Learner
 from torchmem.training.processes import Processes
 from torchmem.training.replay import Replay, auto_capacity
@@ -103,6 +104,15 @@ class Experiment:
     @property
     def device(self) -> torch.device:
         return self.agent.device
+
+    @property
+    def stride(self) -> int:
+        """Agent steps that one `collect` adds, over all processes."""
+        return self.config.envs
+
+    def describe(self) -> list[str]:
+        """The lines shown before the first step."""
+        return banner(self)
 
     # The data ----------------------------------------------------------------------------------------------------
 

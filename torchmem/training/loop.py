@@ -8,6 +8,7 @@ from torchmem.training.averages import Averages
 from torchmem.training.clock import Eta, Every
 from torchmem.training.evaluate import Stopped, evaluate
 from torchmem.training.experiment import Experiment
+from torchmem.training.rollout_experiment import RolloutExperiment
 from torchmem.training.run_config import RunConfig
 from torchmem.training.sitting import Sitting
 
@@ -20,7 +21,7 @@ def run(config: RunConfig) -> None:
         train(sitting.experiment, sitting)
 
 
-def train(x: Experiment, sitting: Sitting) -> None:
+def train(x: Experiment | RolloutExperiment, sitting: Sitting) -> None:
     """The loop itself. `sitting` decides when to stop and where to write."""
     config, clock = x.config, x.clock
     episodes, metrics, eta = Averages(), Averages(), Eta(config.steps)
@@ -51,7 +52,7 @@ def train(x: Experiment, sitting: Sitting) -> None:
         sitting.video(x)
 
 
-def report(x: Experiment, sitting: Sitting) -> None:
+def report(x: Experiment | RolloutExperiment, sitting: Sitting) -> None:
     """Evaluate on fresh seeds, with and without memory, on the main process."""
     if not x.processes.main:
         return

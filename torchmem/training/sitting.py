@@ -24,10 +24,10 @@ from torchmem.training.clock import Clock, Eta, duration
 from torchmem.training.compile import recompiles, wanted
 from torchmem.training.config import ConfigError, from_json, refuse_changes, to_json
 from torchmem.training.device import launch
-from torchmem.training.estimate import banner
 from torchmem.training.experiment import Experiment, worker_count
 from torchmem.training.logger import Logger
 from torchmem.training.open_loop import SEQUENCES, image_key, open_loop
+from torchmem.training.rollout_experiment import RolloutExperiment
 from torchmem.training.run_config import RunConfig
 from torchmem.training.tree import TornFile
 
@@ -37,13 +37,15 @@ FIXED = (
     "groups.agent", "groups.env", "env", "envs", "length", "seed", "replay.capacity", "replay.online",
     "trainer.devices", "trainer.nodes",
 )  # fmt: skip
+# config.agent.name -> what runs it
+EXPERIMENTS = {"dreamer": Experiment, "ppo": RolloutExperiment}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Sitting:
     """Context of one process from start to end. Leaving it saves, unless an error says that nothing is worth it."""
 
-    experiment: Experiment
+    experiment: Experiment | RolloutExperiment
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -70,7 +72,7 @@ class Sitting:
         return self
 
     def _open(self, notes: list[str], device: torch.device) -> None:
-        x = self.experiment = Experiment(self.config, self.processes, device)
+        x = self.experiment = EXPERIMENTS[self.config.agent.name](self.config, self.processes, device)
         owner = run_id(self.logdir)
         name = x.snapshots.latest()
         if name is None:
@@ -87,11 +89,11 @@ class Sitting:
             atomic_write(self.logdir / "config.json", to_json(self.config))
             atomic_write(self.logdir / "env_spec.json", json.dumps(plain(x.spec.to_json()), indent=1))
             self.logger = Logger(self.logdir, x.clock, self.config.log.sinks, watermark=watermark)
-            for line in banner(x) + notes:
+            for line in x.describe() + notes:
                 self.say(line)
             if name is not None:
                 self.say(f"resumed from snapshot {name}")
-        if wanted(self.config.compile, device):
+        if isinstance(x, Experiment) and wanted(self.config.compile, device):
             self.say("compiling loss and policy (minutes on a CPU); compile=off goes without")
             self.say(str(x.compile()))
         if self.processes.main:
@@ -181,7 +183,7 @@ class Sitting:
         if not self.config.save.ladder:
             return
         rung = 1000 * 2 ** int(math.log2(max(agent_steps, 1000) / 1000))
-        if agent_steps - self.experiment.envs.n * self.processes.size < rung <= agent_steps:
+        if agent_steps - self.experiment.stride < rung <= agent_steps:
             self.experiment.snapshots.ladder(self.experiment.agent, rung)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
@@ -199,9 +201,9 @@ class Sitting:
             self.bar.set_postfix_str(f"{clock.updates} updates, {eta} left", refresh=False)
             self.bar.update(0)
 
-    def video(self, x: Experiment) -> None:
+    def video(self, x: Experiment | RolloutExperiment) -> None:
         """Open-loop prediction beside the truth, where the world has images and replay has sequences."""
-        if self.logger is not None and image_key(x.agent) is not None and len(x.replay):
+        if self.logger is not None and isinstance(x, Experiment) and image_key(x.agent) is not None and len(x.replay):
             batch = x.replay.peek(SEQUENCES, seed=x.clock.updates)  # training goes on as if it had not been drawn
             path = self.logger.video("open_loop", open_loop(x.agent, {k: v.to(x.device) for k, v in batch.items()}))
             self.say(f"open-loop video (truth / model / error): {path}")

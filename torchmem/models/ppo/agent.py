@@ -18,6 +18,7 @@ from torchmem.models.ppo.network import Actor, Critic, Encoder
 from torchmem.models.ppo.scales import RewardScale
 from torchmem.models.protocol import LossOut
 from torchmem.models.sites import find_sites, rename
+from torchmem.models.synthetic import random_values
 from torchmem.types import EnvSpec, Site
 
 START = "start."  # before the fields of the carry that a batch's columns begin with
@@ -105,7 +106,7 @@ class PPOAgent(nn.Module):
     def policy(
         self, obs: Mapping[str, Tensor], carry: PPOCarry, noise: Noise
     ) -> tuple[dict[str, Tensor], PPOCarry, dict[str, Tensor]]:
-        """One step: obs[key] (B, ...) with `is_first` (B,) -> actions (B, ...), the next carry, logp (B,), value (B,)."""
+        """One step: obs[key] (B, ...) with `is_first` (B,) -> actions (B, ...), the next carry, logp and value (B,)."""
         first = obs["is_first"]
         action = carry.action * (~first).to(self.dtype).unsqueeze(-1)
         x = self.encoder({key: obs[key] for key in self.spec.obs}, action)
@@ -188,8 +189,6 @@ class PPOAgent(nn.Module):
 
     def random_batch(self, rows: int, steps: int, seed: int = 0) -> dict[str, Tensor]:
         """Made-up columns as `loss` takes them: (rows, steps, ...), with resets inside."""
-        from torchmem.models.synthetic import random_values
-
         generator = torch.Generator().manual_seed(seed)
         spaces = {**self.spec.obs, **self.spec.action}
         batch = {key: random_values(space, (rows, steps), generator) for key, space in spaces.items()}

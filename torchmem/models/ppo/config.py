@@ -38,7 +38,7 @@ class PPOConfig:
     value_scale: float = option(0.5, "Weight of the value loss, which is half the squared error.")
     entropy: float = option(0.02, "Entropy bonus per nat.")
     normalise_advantage: bool = option(True, "Advantages of a whole rollout to mean 0, deviation 1.")
-    target_kl: float | None = option(None, "Leave a rollout once an update moved the policy this many nats; null: never.")
+    target_kl: float | None = option(None, "Leave a rollout once the policy moved by this many nats; null: never.")
     # Running scales; both are part of the checkpoint.
     scale_reward: bool = option(False, "Divide rewards by the running deviation of their discounted sum.")
     reward_limit: float = option(10.0, "Scaled rewards are cut at -+ this.")
@@ -47,7 +47,7 @@ class PPOConfig:
     # Optimiser.
     lr: float = option(2e-3, "Learning rate of Adam.")
     eps: float = option(1e-5, "Adam's epsilon.")
-    schedule: Literal["constant", "linear"] = option("constant", "Learning rate over the run; linear falls to 0 at its end.")
+    schedule: Literal["constant", "linear"] = option("constant", "Learning rate over the run; linear: to 0.")
     clip_norm: float = option(0.5, "Largest norm of the whole gradient.")
     parts: int = option(1, "Cut each update's columns into this many passes, to save memory; changes no number.")
 

@@ -8,6 +8,7 @@ Resets are folded: where is_first, the state is replaced by the start state befo
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -28,11 +29,16 @@ class Memory(NamedTuple):
     cell: Tensor
 
 
-class Core(nn.Module):
+class Core(nn.Module, ABC):
     """x (B, T, F), is_first (B, T), Memory -> outputs (B, T, D) and the Memory after the last step."""
 
     gates = 0  # of the recurrence
     cell_units = 0
+    weight_ih: nn.Parameter
+    weight_hh: nn.Parameter
+    bias_ih: nn.Parameter
+    bias_hh: nn.Parameter
+    start: Tensor
 
     def __init__(self, size_in: int, units: int, start_scale: float | None) -> None:
         super().__init__()
@@ -49,6 +55,14 @@ class Core(nn.Module):
         else:
             self.start = nn.Parameter(start_scale * torch.randn(width))
         self.state = Tap()
+
+    @abstractmethod
+    def step(self, gates: Tensor, memory: Memory) -> Memory:
+        """One step through the taps; gates (B, gates * D): what the input contributes."""
+
+    @abstractmethod
+    def whole(self, x: Tensor, is_first: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """A sequence at once; hooks inside would see nothing."""
 
     def begin(self) -> tuple[Tensor, Tensor]:
         """The start state: hidden (D,), cell (D or 0,)."""
@@ -118,7 +132,7 @@ class GRUCore(Core):
         units, h = self.units, memory.hidden
         recurrent = F.linear(h, self.weight_hh, self.bias_hh)
         reset = self.reset(torch.sigmoid(gates[:, :units] + recurrent[:, :units]))
-        # torch's gate says how much is kept; as in other agents, `update` is what is replaced: sigmoid(-x) = 1 - sigmoid(x)
+        # torch's gate says what is kept; `update`, as in other agents, what is replaced: sigmoid(-x) = 1 - sigmoid(x)
         update = self.update(torch.sigmoid(-(gates[:, units : 2 * units] + recurrent[:, units : 2 * units])))
         candidate = self.candidate(torch.tanh(gates[:, 2 * units :] + reset * recurrent[:, 2 * units :]))
         return Memory(self.state(torch.lerp(h, candidate, update)), memory.cell)
@@ -182,7 +196,7 @@ class NoMemory(nn.Module):
 
 
 def make_core(kind: str, size_in: int, units: int, start_scale: float | None) -> Core | NoMemory:
-    """kind: gru, lstm or mlp. start_scale: deviation of the learned start state's first values; None: zeros for good."""
+    """kind: gru, lstm or mlp. start_scale: deviation of the learned start state's first values; None: always zeros."""
     if kind == "mlp":
         return NoMemory(size_in, units)
     return {"gru": GRUCore, "lstm": LSTMCore}[kind](size_in, units, start_scale)
