@@ -23,7 +23,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "envs": (),
     "models": (),
     "training": ("envs", "models"),
-    "surgery": ("models.protocol", "models.checkpoint", "models.noise", "models.twin", "envs.protocol", "envs.collector", "envs.vector"),
+    "surgery": (
+        "models.protocol", "models.checkpoint", "models.noise", "models.twin",
+        "envs.protocol", "envs.collector", "envs.vector", "envs.make", "envs.seeds",  # it plays, to record
+    ),
     "analysis": (),
     "studies": ("envs", "models", "training", "surgery", "analysis"),
     # beside the rooms: entry points, which may know everything

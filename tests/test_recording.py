@@ -30,7 +30,7 @@ def episode(number: int, length: int) -> dict:
             "stoch": rng.normal(size=(length, 2, 3)).astype(np.float16),
         },
         "covariates": {"reward": step.astype(np.float32), "is_last": step == length - 1,
-                       "pos": rng.random((length, 2))},  # fmt: skip
+                       "pos": rng.random((length, 2))},
         "seed": 2**62 + number,
     }
 

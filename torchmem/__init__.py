@@ -17,20 +17,24 @@ __version__ = "0.1.0"
 # public name -> the module that has it
 _HOMES = {
     "EnvSpec": "torchmem.types",
+    "Recording": "torchmem.recording",
     "Site": "torchmem.types",
     "Space": "torchmem.types",
     "load": "torchmem.surgery.model",
     "make_env": "torchmem.envs.make",
+    "record": "torchmem.surgery.record",
 }
 
 if TYPE_CHECKING:
     from torchmem.envs.make import make_env as make_env
+    from torchmem.recording import Recording as Recording
     from torchmem.surgery.model import load as load
+    from torchmem.surgery.record import record as record
     from torchmem.types import EnvSpec as EnvSpec
     from torchmem.types import Site as Site
     from torchmem.types import Space as Space
 
-__all__ = ["EnvSpec", "Site", "Space", "__version__", "load", "make_env"]
+__all__ = ["EnvSpec", "Recording", "Site", "Space", "__version__", "load", "make_env", "record"]
 
 
 def __getattr__(name: str) -> Any:

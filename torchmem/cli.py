@@ -172,7 +172,7 @@ def record(parser: argparse.ArgumentParser) -> Action:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="of the recording")
     parser.add_argument("--env", metavar="NAME", help="another world than the agent was made for")
     parser.add_argument("--env-kwargs", metavar="JSON", help="""its arguments, such as '{"size": 9}'""")
-    parser.add_argument("--sites", nargs="+", default=["memory"], metavar="SITE", help="names or patterns, quoted ('*')")
+    parser.add_argument("--sites", nargs="+", default=["memory"], metavar="SITE", help="names or quoted patterns")
     parser.add_argument("--episodes", type=int, default=20, metavar="N", help="whole episodes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of worlds and noise; never meets a training seed")
     parser.add_argument("--envs", type=int, default=16, metavar="N", help="worlds in lock-step (%(default)s)")

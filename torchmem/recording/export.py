@@ -39,25 +39,26 @@ def clock(rec: Recording) -> np.ndarray:
 
 def to_xarray(rec: Recording, names: list[str] | None = None) -> xarray.Dataset:
     """Everything (or `names`) in memory. Variables have the dimension `step` (with the coordinates `episode` and
-    `time`) and `<name>.0`, ... beside it; where site and covariate share a name, the covariate is `covariate.<name>`.
+    `time`) and `<name>.0`, ... beside it. A covariate whose name is taken by a site or a coordinate is
+    `covariate.<name>`.
     """
     import xarray
 
     for name in names or ():
         rec.column(name)  # raises KeyError
-    variables = {}
-    for kind, group in (("", rec.activations), ("covariate.", rec.covariates)):
-        for name, column in group.items():
-            if names is None or name in names:
-                title = f"{kind}{name}" if name in variables else name
-                dims = ("step", *(f"{title}.{i}" for i in range(column.ndim - 1)))
-                unit = {"units": rec.units[name]} if name in rec.units else {}
-                variables[title] = (dims, column[:], unit)
     coordinates = {
         "episode": ("step", rec.episode),
         "step_in_episode": ("step", rec.step),
         "time": ("step", rec.time, {"units": "s"}),
     }
+    variables = {}
+    for kind, group in (("site.", rec.activations), ("covariate.", rec.covariates)):
+        for name, column in group.items():
+            if names is None or name in names:
+                title = f"{kind}{name}" if name in (*variables, *coordinates, "step") else name
+                dims = ("step", *(f"{title}.{i}" for i in range(column.ndim - 1)))
+                unit = {"units": rec.units[name]} if name in rec.units else {}
+                variables[title] = (dims, column[:], unit)
     return xarray.Dataset(variables, coordinates, {"control_hz": rec.control_hz, "source": str(rec.path)})
 
 
@@ -144,7 +145,8 @@ def to_nwb(rec: Recording, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part.nwb")
     try:
-        with pynwb.NWBHDF5IO(str(part), "w") as out:
+        opened: Any = pynwb.NWBHDF5IO
+        with opened(str(part), "w") as out:
             out.write(file)
         os.replace(part, path)
     finally:

@@ -198,10 +198,15 @@ class RecordingWriter:
         self._commit({"finished": True})
 
     def close(self) -> None:
-        """Flush and let others write. Safe to repeat."""
+        """Flush and let others write. Safe to repeat. A recording that holds nothing and is not finished goes."""
         if not self._lock.closed:
             try:
                 self.flush()
+                if not self._header["steps"] and not self.finished:
+                    (self.path / HEADER).unlink(missing_ok=True)
+                    (self.path / LOCK).unlink(missing_ok=True)
+                    if not any(self.path.iterdir()):
+                        self.path.rmdir()
             finally:
                 self._lock.close()
 

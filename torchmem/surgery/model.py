@@ -46,6 +46,8 @@ class Model:
     Attributes that a Model does not have itself are nnsight's: `model.dynamics.core.output` inside a trace.
     """
 
+    path: Path | None = None  # the agent folder it was loaded from
+
     def __init__(self, agent: Any) -> None:
         self._bench = Bench(agent)
         self._tree: Tree | None = None
@@ -201,4 +203,6 @@ class Model:
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Model:
     """The agent of a run folder, a snapshot or an agent folder, opened up. Raises CheckpointError."""
-    return Model(checkpoint.load(path, device))
+    model = Model(checkpoint.load(path, device))
+    model.path = checkpoint.find_agent(path)
+    return model

@@ -1,0 +1,91 @@
+"""Tape: the last steps of n lock-step worlds in memory, from which finished episodes are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchmem.recording import RecordingError
+
+BLOCK = 64  # lock-steps; one copy per value and step, one transfer from the device per value and block
+
+
+class Tape:
+    """Values of every step, (n, ...), by name, kept in blocks (n, BLOCK, ...) until nobody needs them.
+
+    dtypes: name -> dtype in which a tensor is kept; others keep their own. A bfloat16 value is cut as uint16, its bits.
+    """
+
+    def __init__(self, dtypes: Mapping[str, torch.dtype]) -> None:
+        self._dtypes = dtypes
+        self._sealed: dict[int, dict[str, np.ndarray]] = {}  # number of the block -> its values
+        self._open: dict[str, Tensor | np.ndarray] = {}
+        self._filled: set[str] = set()  # names put in this step
+        self.step = 0  # lock-steps taken
+
+    @property
+    def sealed_to(self) -> int:
+        """Steps before this one can be cut."""
+        return self.step // BLOCK * BLOCK if self._open else self.step
+
+    def put(self, name: str, value: Tensor | np.ndarray) -> bool:
+        """The value of the step in progress. The first one of a name in a step counts; False for later ones."""
+        if name in self._filled:
+            return False
+        self._filled.add(name)
+        block = self._open.get(name)
+        if block is None:
+            shape = (len(value), BLOCK, *value.shape[1:])
+            if isinstance(value, Tensor):
+                block = torch.empty(shape, dtype=self._dtypes.get(name, value.dtype), device=value.device)
+            else:
+                block = np.empty(shape, value.dtype)
+            self._open[name] = block
+        if isinstance(block, Tensor):
+            block[:, self.step % BLOCK].copy_(torch.as_tensor(value))
+        else:
+            block[:, self.step % BLOCK] = value
+        return True
+
+    def advance(self) -> bool:
+        """End the step. True where this sealed a block. Raises RecordingError for a value that this step lacks."""
+        if missing := sorted(self._open.keys() - self._filled):
+            raise RecordingError(f"step {self.step} has no value of {missing[0]}, which earlier steps had")
+        self._filled.clear()
+        self.step += 1
+        if self.step % BLOCK:
+            return False
+        self.seal()
+        return True
+
+    def seal(self) -> None:
+        """Make all steps so far ready to be cut; after a call in the middle of a block the tape takes no more steps."""
+        if self._open:
+            self._sealed[(self.step - 1) // BLOCK] = {name: _numpy(block) for name, block in self._open.items()}
+            self._open = {}
+
+    def cut(self, row: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """The steps start to stop - 1 of one world: name -> (T, ...)."""
+        pieces = []
+        for number in range(start // BLOCK, (stop - 1) // BLOCK + 1):
+            first = number * BLOCK
+            inside = slice(max(start - first, 0), min(stop - first, BLOCK))
+            pieces.append({name: block[row, inside] for name, block in self._sealed[number].items()})
+        # a copy also of a single piece: a view would keep its whole block in memory
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def forget(self, before: int) -> None:
+        """Let go of blocks that end before a step."""
+        for number in [n for n in self._sealed if (n + 1) * BLOCK <= before]:
+            del self._sealed[number]
+
+
+def _numpy(block: Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(block, np.ndarray):
+        return block
+    if block.dtype == torch.bfloat16:
+        return block.view(torch.int16).cpu().numpy().view(np.uint16)
+    return block.cpu().numpy()
