@@ -15,6 +15,8 @@ CASES = [
     ("dummy", {}), ("dummy", {"continuous": True, "vary": True, "ending": "both", "action_repeat": 2}),
     ("minigrid_memory", {"size": 7}), ("minigrid_memory", {"obs": "symbolic", "direction": True, "actions": 7}),
     ("minigrid_memory", {"obs": "rgb", "random_length": True, "start": "cue_room"}),
+    ("minigrid_switching", {"n_switches": 2}), ("minigrid_switching", {"mode": "rule", "obs": "symbolic"}),
+    ("minigrid_four_room", {"size": 9, "door_layouts": 3, "n_candidates": 2}),
 ]
 
 
