@@ -14,8 +14,8 @@ KNOTS = 16  # of the piecewise linear function of time in the time-only control
 def guess(data: ProbeData) -> np.ndarray:
     """(1, N) quality of the best constant answer, known in hindsight: the majority class, or the mean.
 
-    A guess from the training folds alone would be an easy rival: with few episodes their majority is the minority of the
-    held-out ones.
+    A guess from the training folds alone would be an easy rival: with few episodes their majority is the minority of
+    the held-out ones.
     """
     if data.values is not None:
         return (data.y[:, 0] == np.bincount(data.y[:, 0]).argmax()).astype(np.float64)[None]

@@ -29,7 +29,7 @@ class Recorded(Protocol):
     @property
     def covariates(self) -> Mapping[str, Any]: ...  # name -> (steps, ...)
     @property
-    def episode(self) -> np.ndarray: ...  # (steps,)
+    def episode(self) -> Any: ...  # (steps,) of ids
     @property
     def units(self) -> Mapping[str, str]: ...
 

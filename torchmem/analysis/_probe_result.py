@@ -122,8 +122,10 @@ class ProbeResult(Result):
             low, high = self.by_interval[s].T
             ax.fill_between(self.bins, low, high, color=colour, alpha=0.2, lw=0)
             ax.plot(self.bins, self.by_score[s], "o-", ms=3, lw=1.8, color=colour, label=site)
-        for (name, values), marker in zip(self.by_controls.items(), style.CONTROL_MARKERS):
+        lines = ("--", ":", "-.", (0, (6, 2)), (0, (1, 3)), (0, (4, 1, 1, 1)))
+        for (name, values), marker, line in zip(self.by_controls.items(), style.CONTROL_MARKERS, lines):
             alone = len(self.sites) == 1 or (values == values[:1]).all()  # one curve stands for all sites
             text = name if alone else f"{name} ({self.sites[best]})"
-            ax.plot(self.bins, values[best], ls="--", marker=marker, ms=3, lw=1, color=style.CONTROL_COLOUR, label=text)
+            grey = {"ms": 4, "mfc": "none", "lw": 1, "color": style.CONTROL_COLOUR}
+            ax.plot(self.bins, values[best], ls=line, marker=marker, label=text, **grey)
         return style.finish(ax, self.by, label, legend_columns=3)
