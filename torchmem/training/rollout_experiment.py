@@ -69,8 +69,8 @@ class RolloutExperiment:
             f"env {c.env_name}",
             f"device {name}; compute float32; {self.processes.size} process(es); eager",
             f"{c.steps:,} agent steps = {c.steps * self.spec.action_repeat:,} env steps over {c.envs} envs; a rollout "
-            f"is {c.envs} x {c.length} steps ({readable(rows)}), gone through {self.passes} times in updates on {c.batch} "
-            f"columns",
+            f"is {c.envs} x {c.length} steps ({readable(rows)}), gone through {self.passes} times in updates on "
+            f"{c.batch} columns",
             f"run folder {self.logdir}",
         ]
 

@@ -181,7 +181,7 @@ class PPOAgent(nn.Module):
             clipped = (((ratio - 1).abs() > c.clip) * weight).mean()
         metrics = {f"loss/{name}": value.detach() for name, value in means.items()}
         metrics |= {"loss/total": total.detach(), "entropy": -metrics["loss/entropy"], "kl": kl, "clipped": clipped}
-        carry = PPOCarry(*(m.detach() for m in memory), taken[:, -1])
+        carry = PPOCarry(memory.hidden.detach(), memory.cell.detach(), taken[:, -1])
         return total, losses, metrics, {}, {}, carry
 
     def commit(self, out: LossOut) -> None:
