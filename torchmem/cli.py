@@ -165,6 +165,22 @@ def video(parser: argparse.ArgumentParser) -> Action:
     return act
 
 
+@verb("sites")
+def sites(parser: argparse.ArgumentParser) -> Action:
+    """List the sites of an agent: every value that can be read, edited and recorded, with sizes and meaning."""
+    parser.add_argument("run", metavar="RUN", help="run folder, snapshot or agent folder")
+    parser.add_argument("pattern", nargs="?", default="*", help="only these, such as 'core.*' (%(default)s)")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.models.checkpoint import load
+        from torchmem.models.site_table import matching, text
+
+        say(text(matching(load(given.run).sites, given.pattern)))
+        return 0
+
+    return act
+
+
 @verb("record")
 def record(parser: argparse.ArgumentParser) -> Action:
     """Let an agent play whole episodes and keep what its sites hold: activations, actions, reward, value, truth."""

@@ -12,6 +12,7 @@ from torchmem.models.dreamer.agent import DreamerAgent
 from torchmem.models.dreamer.config import DreamerConfig
 from torchmem.models.noise import Noise
 from torchmem.models.protocol import LossOut
+from torchmem.models.site_names import canonical
 from torchmem.models.synthetic import random_batch
 from torchmem.models.taps import TapError, Tapped, chosen, collecting_loss, collecting_policy
 from torchmem.training.compile import check_gradients, compile_agent, recompiles
@@ -145,6 +146,16 @@ def test_the_agent_and_the_next_pass_keep_nothing(agent):
     second = tapped.loss(*draw(agent, 1)).taps["memory"]
     assert not torch.equal(first, second) and tapped.calls == {}
     assert not any(module._forward_hooks for module in agent.modules())
+
+
+def test_patterns_name_each_place_once(agent):
+    both = canonical(agent.sites)
+    every = chosen(both, ["*"])
+    assert len({site.path for site in every.values()}) == len(every) == len({s.path for s in both.values()})
+    assert all(name == site.path for name, site in every.items())
+    assert [*chosen(both, ["core.upd*", "memory", "dynamics.core.update"])] == [
+        "core.update", "memory", "dynamics.core.update"
+    ]  # fmt: skip
 
 
 # Wrong names ---------------------------------------------------------------------------------------------------------

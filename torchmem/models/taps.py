@@ -121,19 +121,31 @@ def collecting_policy(agent: Any, sites: Iterable[str]) -> Callable[..., tuple]:
 
 
 def chosen(sites: Mapping[str, Site], names: Iterable[str]) -> dict[str, Site]:
-    """The sites that names and patterns mean, in that order, each once. Raises TapError naming what means nothing."""
+    """The sites that names and patterns mean, in that order, each once: a pattern leaves out second names of a place.
+
+    Raises TapError naming what means nothing.
+    """
     if isinstance(names, str):
         raise TapError(f"sites are a list of names, such as [{names!r}]")
     out: dict[str, Site] = {}
     for name in names:
         prefix = IMAGINED if name.startswith(IMAGINED) else ""
         plain = name.removeprefix(prefix)
-        found = [plain] if plain in sites else sorted(fnmatch.filter(sites, plain))
+        found = [plain] if plain in sites else _distinct(sites, sorted(fnmatch.filter(sites, plain)))
         if not found:
             close = difflib.get_close_matches(plain, sites, n=3, cutoff=0.4)
             raise TapError(f"no site {plain!r}; nearest: {', '.join(close) or 'none'} (all: torchmem sites RUN)")
         out |= {prefix + item: sites[item] for item in found}
     return out
+
+
+def _distinct(sites: Mapping[str, Site], names: list[str]) -> list[str]:
+    """One name for each place: its path where that is among them, else the first."""
+    by_path: dict[str, str] = {}
+    for name in names:
+        if name == sites[name].path or sites[name].path not in by_path:
+            by_path[sites[name].path] = name
+    return list(by_path.values())
 
 
 def parted(calls: list[Tensor], site: Site, rows: int, steps: int) -> tuple[Tensor | None, list[Tensor]]:
