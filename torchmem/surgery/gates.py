@@ -7,6 +7,9 @@
     topk            1[l among the k largest], gradient 1              the same indicator       Ramanujan et al. 2020
 
 l is the logit of one gate, n logistic noise. A gate covers one weight, or a whole row or column of a weight matrix.
+
+ste_sigmoid does not explore: a self-weight that is once dropped cuts its own gradient through time, so it stays away
+even if it is worth its price. On the planted agent it loses self-weights at an alpha at which gumbel_st loses none.
 """
 
 from __future__ import annotations
@@ -110,7 +113,7 @@ class Cost:
     epsilon: float  # nats that constrained allows
     rate: float  # of the multipliers
     first: float = 0.0  # a, or m
-    second: float = 0.0  # b
+    second: float = 30.0  # b: stiff from the start, or the share swings around its target (measured: +-2 % with 0)
 
     def share(self, logits: list[Tensor]) -> Tensor:
         """Expected kept share of all weights, 0 to 1."""

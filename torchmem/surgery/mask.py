@@ -57,6 +57,7 @@ class MaskFit:
     check: int = 50  # steps between two looks at the kept count
     patience: int = 6  # looks with less than 1 % of change, after the ramp, that end the search; 0: never
     cleanup: bool = True  # drop kept weights that change no policy in the end
+    singles: int = 200  # kept weights whose loss is measured one by one, each with a pass over the batch
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,7 +119,7 @@ def fit_mask(
     dropped = 0
     if fit.cleanup:
         masks, dropped = cleaned(bed, masks)
-    found = measure(bed, masks, None if evaluate is None else lambda: evaluate(model), fit.seed)
+    found = measure(bed, masks, None if evaluate is None else lambda: evaluate(model), fit.seed, fit.singles)
     return MaskResult(
         masks={name: mask.cpu().numpy() for name, mask in masks.items()},
         logits={name: logit.detach().cpu().numpy() for name, logit in search.logits.items()},

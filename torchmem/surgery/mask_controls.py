@@ -14,7 +14,6 @@ from torchmem.surgery.policy_distance import Bed, substituted
 
 Masks = dict[str, Tensor]  # parameter name -> bool, of its shape
 DRAWS = 5  # of the random control
-SINGLES = 200  # weights whose removal is tried one by one
 
 
 def as_weights(bed: Bed, masks: Masks) -> dict[str, Tensor]:
@@ -22,7 +21,9 @@ def as_weights(bed: Bed, masks: Masks) -> dict[str, Tensor]:
     return {name: torch.where(mask, bed.own[name], bed.own[name].new_zeros(())) for name, mask in masks.items()}
 
 
-def measure(bed: Bed, masks: Masks, evaluate: Callable[[], float] | None, seed: int) -> dict[str, Any]:
+def measure(
+    bed: Bed, masks: Masks, evaluate: Callable[[], float] | None, seed: int, most: int
+) -> dict[str, Any]:
     """Fields of a MaskResult: scores of the circuit and of its controls, and the cost of losing single weights."""
     kinds = controls(bed, masks, seed)
     scores = {name: score(bed, mask, evaluate) for name, mask in kinds.items()}
@@ -34,7 +35,7 @@ def measure(bed: Bed, masks: Masks, evaluate: Callable[[], float] | None, seed: 
             "score": float("nan"),  # `evaluate` keeps its own carry
             "kept": scores["full"]["kept"],
         }
-    return {"scores": scores, "minimality": singles(bed, masks, seed)}
+    return {"scores": scores, "minimality": singles(bed, masks, seed, most)}
 
 
 def controls(bed: Bed, masks: Masks, seed: int) -> dict[str, Masks]:
@@ -78,11 +79,11 @@ def score(bed: Bed, masks: Masks, evaluate: Callable[[], float] | None) -> dict[
 
 
 @torch.no_grad()
-def singles(bed: Bed, masks: Masks, seed: int) -> dict[str, np.ndarray]:
-    """Rise of the KL, in nats, and drop of the agreement when one kept weight is dropped: of up to 200 of them."""
+def singles(bed: Bed, masks: Masks, seed: int, most: int) -> dict[str, np.ndarray]:
+    """Rise of the KL, in nats, and drop of the agreement when one kept weight is dropped, of up to `most`."""
     places = [(name, place) for name, mask in masks.items() for place in mask.flatten().nonzero().flatten().tolist()]
     generator = torch.Generator().manual_seed(seed)
-    picked = [places[i] for i in torch.randperm(len(places), generator=generator)[:SINGLES].tolist()]
+    picked = [places[i] for i in torch.randperm(len(places), generator=generator)[:most].tolist()]
     policy = bed.policy(as_weights(bed, masks))
     kl, agreement = bed.kl(policy).item(), bed.agreement(policy)
     rises, drops = [], []

@@ -71,7 +71,7 @@ class MaskResult(Result):
         return out
 
     def units(self) -> dict[str, tuple[int, int]]:
-        """(outputs, inputs) of each parameter that kept weights touch; weights are (out, in, ...) or (blocks, out, in)."""
+        """(outputs, inputs) of each parameter that kept weights touch; weights (out, in, ...) or (blocks, out, in)."""
         out = {}
         for name, mask in self.masks.items():
             first = 1 if mask.ndim == 3 else 0
@@ -133,7 +133,8 @@ class MaskResult(Result):
             share = self.fractions()["maskable"]
             return (
                 f"no faithful sparse mask: faithfulness {self.faithfulness():.2f}, "
-                f"KL {self.scores['circuit']['kl']:.3f} nats (random {self.random_kl:.3f}), {share:.1%} of the maskable weights kept"
+                f"KL {self.scores['circuit']['kl']:.3f} nats (random {self.random_kl:.3f}), "
+                f"{share:.1%} of the maskable weights kept"
             )
         notes = []
         if self.faithfulness("complement") >= FAITHFUL:
