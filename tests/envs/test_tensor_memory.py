@@ -212,6 +212,17 @@ def test_thousands_of_copies_are_fast():
     assert 20 * 4096 / (time.process_time() - start) > 300_000  # steps per second of CPU
 
 
+def test_a_step_compiles_into_one_graph_that_stays_valid():
+    eager, compiled = (TensorWorld(NAME, {"size": 7, "max_steps": 20}, 16) for _ in range(2))
+    eager.step(None), compiled.step(None)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        step = torch.compile(compiled.step, fullgraph=True, backend="aot_eager")
+        for row in torch.randint(3, (40, 16)):
+            for a, b in zip(eager.step({"action": row}), step({"action": row}), strict=True):
+                assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 @pytest.mark.gpu
 def test_equal_on_a_gpu():
     here, there = (TensorWorld(NAME, {"size": 13}, 512, device=d) for d in ("cpu", "cuda"))
