@@ -54,7 +54,8 @@ def test_substitution_reaches_shared_and_recurrent_parameters_and_ends():
     tied[1].weight = tied[0].weight
     x = torch.randn(5, 2, 3)
     before = gru(x)[0]
-    with pytest.raises(ZeroDivisionError), substituted(gru, {n: torch.zeros_like(p) for n, p in gru.named_parameters()}):
+    zeros = {name: torch.zeros_like(p) for name, p in gru.named_parameters()}
+    with pytest.raises(ZeroDivisionError), substituted(gru, zeros):
         assert gru(x)[0].abs().max() == 0
         raise ZeroDivisionError
     assert torch.equal(gru(x)[0], before)
