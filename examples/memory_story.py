@@ -16,7 +16,7 @@ from torchmem.envs.tensor_world import TensorWorld
 from torchmem.models.ppo.agent import PPOAgent
 from torchmem.models.ppo.config import PPOConfig
 from torchmem.surgery.model import Model
-from torchmem.surgery.swap import swap_memory
+from torchmem.studies.memory_swap import swap_memory
 from torchmem.training.ppo_loop import learn
 
 WORLD = {"size": 7, "view": 3, "obs": "symbolic_onehot"}  # strict: no pose shows cue and choice at once
