@@ -92,6 +92,7 @@ def test_the_start_state_learns_from_every_episode_that_opens(core):
     optimiser = torch.optim.SGD(agent.parameters(), 0.1)
     for seed in range(3):
         batch = agent.random_batch(4, 6, seed)
+        optimiser.zero_grad()
         batch |= {"is_first": torch.zeros(4, 6, dtype=torch.bool), "weight": torch.ones(4, 6)}
         agent.loss(batch, Noise.mode()).total.backward()
         assert agent.core.start.grad is None or not agent.core.start.grad.any(), "no episode opens, so nothing to learn"

@@ -26,7 +26,9 @@ class PPOConfig:
     image_units: int = option(64, "Units that an image is encoded into.")
     head_layers: int = option(0, "Hidden layers of actor and critic, each apart; 0 reads the core directly.")
     head_units: int = option(64, "Units of these hidden layers.")
-    see_action: bool = option(True, "Show the last action to the agent, beside the observation.")
+    see_action: bool | Literal["auto"] = option(
+        "auto", "Show the last action beside the observation; auto: unless core=mlp, for which it would be a memory."
+    )
     learned_start: bool = option(True, "Learn the state that every episode starts from; false: zeros.")
     start_scale: float = option(0.1, "Standard deviation of the learned state's first values.")
     initial_std: float = option(1.0, "Standard deviation of a continuous policy before training.")
@@ -50,6 +52,11 @@ class PPOConfig:
     schedule: Literal["constant", "linear"] = option("constant", "Learning rate over the run; linear: to 0.")
     clip_norm: float = option(0.5, "Largest norm of the whole gradient.")
     parts: int = option(1, "Cut each update's columns into this many passes, to save memory; changes no number.")
+
+    @property
+    def shows_action(self) -> bool:
+        """What `see_action` comes to. A policy without memory learns to note a cue in the action it takes."""
+        return self.core != "mlp" if self.see_action == "auto" else self.see_action
 
     def __post_init__(self) -> None:
         for name in ("units", "encoder_units", "image_units", "head_units", "parts"):

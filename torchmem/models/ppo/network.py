@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         self.images, self.vectors = split_spaces(obs)
         floats = {key: space for key, space in self.vectors.items() if not space.discrete}
         self.scale = ObsScale(floats, config.obs_limit) if config.scale_obs and floats else None
-        self.see_action = config.see_action
+        self.see_action = config.shows_action
         self.size = 0
         width = sum(s.one_hot_size for s in self.vectors.values()) + (action_size if self.see_action else 0)
         if width:
