@@ -26,9 +26,9 @@ def replay(name: str, kwargs: dict, n: int, steps: int, seed: int = 0, greedy: f
     count = {"transitions": 0, "success": 0, "wrong": 0, "timeout": 0}
     actions = np.zeros(n, int)
     for _ in range(steps):
-        episodes = batched.episodes()
         assert data["is_first"].tolist() == last.tolist()
-        ours = {k: v.numpy() for k, v in (data | truth).items()}
+        episodes = batched.episodes() if last.any() else []
+        rows = []
         for i, twin in enumerate(twins):
             if last[i]:
                 seen, info = twin.reset(seed=i, options=episodes[i])
@@ -37,15 +37,16 @@ def replay(name: str, kwargs: dict, n: int, steps: int, seed: int = 0, greedy: f
                 seen, reward, terminated, truncated, info = twin.step(int(actions[i]))
                 count["transitions"] += 1
             last[i] = terminated or truncated
-            expected = {
-                **seen, **info["truth"], "reward": np.float32(reward), "is_last": last[i], "is_terminal": terminated}
-            assert set(ours) == {*expected, "is_first"}
-            for key, value in expected.items():
-                mine = ours[key][i]
-                assert mine.dtype == np.asarray(value).dtype, key
-                assert np.array_equal(mine, value), (key, mine, value, episodes[i])
+            rows.append({**seen, **info["truth"], "reward": np.float32(reward), "is_last": last[i].copy(),
+                         "is_terminal": np.bool_(terminated)})
             if last[i]:
                 count[("success", "wrong", "timeout")[int(info["truth"]["outcome"]) - 1]] += 1
+        ours = {k: v.numpy() for k, v in (data | truth).items()}
+        assert set(ours) == {*rows[0], "is_first"}
+        for key in rows[0]:
+            expected = np.stack([row[key] for row in rows])
+            assert ours[key].dtype == expected.dtype, key
+            np.testing.assert_array_equal(ours[key], expected, key)
         chances = np.array(MOSTLY_FORWARD[: batched.config.actions])
         actions = rng.choice(len(chances), n, p=chances / chances.sum())
         best = truth["optimal_actions"].numpy()
