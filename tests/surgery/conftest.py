@@ -8,7 +8,7 @@ import torch
 from torchmem.envs.make import env_spec
 from torchmem.models.dreamer.agent import DreamerAgent
 from torchmem.models.dreamer.config import DreamerConfig
-from torchmem.models.synthetic import random_batch
+from torchmem.models.synthetic import random_values
 from torchmem.surgery.model import Model
 
 TINY = {"deter": 64, "hidden": 16, "classes": 4, "depth": 4, "units": 16, "stoch": 4, "imag_length": 3}
@@ -27,8 +27,9 @@ def dreamer() -> DreamerAgent:
 
 def sequence_for(agent, rows: int = ROWS, steps: int = STEPS, seed: int = 1) -> dict[str, torch.Tensor]:
     """Observations, actions and is_first (resets first, middle and last) in one dictionary, (rows, steps, ...)."""
-    batch = random_batch(agent, rows, steps - 1, seed)
-    keep = {key: batch[key] for key in (*agent.spec.obs, *agent.spec.action)}
+    generator = torch.Generator().manual_seed(seed)
+    spaces = {**agent.spec.obs, **agent.spec.action}
+    keep = {key: random_values(space, (rows, steps), generator) for key, space in spaces.items()}
     first = torch.zeros(rows, steps, dtype=torch.bool)
     first[0, 0] = first[1 % rows, steps // 2] = first[2 % rows, -1] = True
     return {**keep, "is_first": first}

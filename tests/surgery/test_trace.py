@@ -41,34 +41,6 @@ def test_an_empty_trace_is_the_untraced_pass(agent, model, seq, raw):
     assert same(tr.out, plain(agent, seq))
 
 
-def test_every_site_reads_what_a_hook_sees_and_its_own_value_changes_nothing(agent, model, seq):
-    expected = plain(agent, seq)
-    values = {}
-    with model.trace(seq, raw=False) as tr:
-        for name in model.sites:
-            values[name] = model.site(name).save()
-    assert same(tr.out, expected)
-    for name, site in model.sites.items():
-        assert values[name].shape == (*seq["is_first"].shape, *site.shape), name
-        with model.trace(seq, raw=False) as tr:
-            model.site(name)[:] = values[name]
-        assert same(tr.out, expected), name
-
-
-def test_a_write_at_step_t_leaves_all_earlier_steps_bitwise_and_changes_later_ones(agent, model, seq):
-    expected, t = plain(agent, seq), 4
-    silent = []
-    for name in model.sites:
-        with model.trace(seq, raw=False) as tr:
-            model.site(name)[:, t] = lambda x: x + 1
-        pairs = list(zip(leaves(tr.out._replace(carry=())), leaves(expected._replace(carry=())), strict=True))
-        assert all(torch.equal(a[:, :t], b[:, :t]) for a, b in pairs), name
-        if all(torch.equal(a, b) for a, b in pairs):
-            silent.append(name)
-    # adding one to every logit of a softmax changes nothing, and neither does what nobody reads
-    assert set(silent) <= {"dynamics.prior.layers"}, silent
-
-
 def test_order_of_site_lines_does_not_matter(model, seq):
     with model.trace(seq):
         late = model.site("dynamics.deter").save()

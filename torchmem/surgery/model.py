@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,7 +185,9 @@ class Model:
 
     def _nnsight(self) -> Tree:
         if self._tree is None:
-            self._tree = Tree(self.agent)
+            with warnings.catch_warnings():  # a submodule named `input` is `.E_input` to nnsight; sites do not care
+                warnings.filterwarnings("ignore", "Module .* has a submodule named", UserWarning)
+                self._tree = Tree(self.agent)
         return self._tree
 
     def __getattr__(self, name: str) -> Any:
