@@ -30,7 +30,7 @@ def test_sizes_are_the_official_ones(size):
 
 
 def test_every_size_is_listed_in_order():
-    assert options("size") == list(SIZES)
+    assert options("size") == ["small", *SIZES], "small is for ppo"
 
 
 @pytest.mark.parametrize("preset", options("preset"))
@@ -77,7 +77,7 @@ WRONG = {
     "hydra.run.dir=x": "unknown key 'hydra'",
     "agent=dreamr": "unknown agent 'dreamr'; did you mean 'dreamer'?",
     "env=memmaze": "did you mean 'memory_maze'?",
-    "size=13m": "valid: 1m, 12m",
+    "size=13m": "valid: small, 1m, 12m",
     "agent.lr=fast": "agent.lr: expected float, got 'fast'",
     "agent.lr=null": "agent.lr: expected float, got None",
     "agent.contdisc=1": "agent.contdisc: expected bool",

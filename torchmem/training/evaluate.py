@@ -12,8 +12,8 @@ import torch
 
 from torchmem.envs.collector import Collector
 from torchmem.envs.seeds import Split
-from torchmem.envs.vector import VectorEnv
 from torchmem.errors import TorchmemError
+from torchmem.training.world_views import array_worlds
 
 
 class Stopped(TorchmemError):
@@ -95,7 +95,7 @@ def evaluate(
         return agent.policy(obs, carry, agent.acting_noise(n, generator))
 
     returns, lengths = [], []
-    with VectorEnv(env, kwargs, n, split=split, seed=seed, workers=workers, on_error="raise") as worlds:
+    with array_worlds(env, kwargs, n, split=split, seed=seed, workers=workers) as worlds:
         collector = Collector(worlds, agent.initial(n), agent.device)
         while quota.any():
             if stop():

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from torchmem.envs.vector import VectorEnv
 from torchmem.models.noise import Noise
 from torchmem.models.ppo.agent import START, PPOAgent
 from torchmem.models.ppo.losses import advantage, decisions
@@ -32,20 +31,6 @@ class Worlds(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> list[bool]: ...
 
     def close(self) -> None: ...
-
-
-class TensorView:
-    """A VectorEnv that takes and gives tensors on `device`; truth stays as arrays."""
-
-    def __init__(self, worlds: VectorEnv, device: torch.device) -> None:
-        self.worlds, self._where = worlds, device
-        self.n, self.spec = worlds.n, worlds.spec
-        self.state_dict, self.load_state_dict, self.close = worlds.state_dict, worlds.load_state_dict, worlds.close
-
-    def step(self, actions: Tensors | None) -> tuple[Tensors, Any]:
-        arrays = None if actions is None else {key: value.cpu().numpy() for key, value in actions.items()}
-        data, truth = self.worlds.step(arrays)
-        return {key: torch.from_numpy(value).to(self._where) for key, value in data.items()}, truth
 
 
 class Rollout:

@@ -14,11 +14,12 @@ from torchmem.training.clock import Clock
 from torchmem.training.experiment import as_config_error, worker_count
 from torchmem.training.processes import Processes
 from torchmem.training.replay_size import readable
-from torchmem.training.rollout import Rollout, TensorView, Worlds, permutations
+from torchmem.training.rollout import Rollout, Worlds, permutations
 from torchmem.training.rollout_learner import RolloutLearner
 from torchmem.training.run_config import ReplayConfig, RunConfig
 from torchmem.training.snapshot import Snapshots
 from torchmem.training.typed import ConfigError
+from torchmem.training.world_views import TensorView, batched
 
 
 class RolloutExperiment:
@@ -152,7 +153,7 @@ def check(config: RunConfig, processes: int) -> None:
 def make_worlds(config: RunConfig, processes: Processes, device: torch.device) -> Worlds:
     """This process's worlds: tensors on the device where `env.backend=batched`, else one by one."""
     n, seed = config.envs // processes.size, config.seed * 1009 + processes.rank
-    if getattr(config.env, "backend", None) == "batched":
+    if batched(config.env_kwargs):
         from torchmem.envs.tensor_world import TensorWorld  # here: other worlds do not need minigrid
 
         return TensorWorld(config.env_name, config.env_kwargs, n, split="train", seed=seed, device=device)

@@ -81,7 +81,7 @@ def test_it_is_the_recurrence_of_torch(kind):
 
 def test_gradients_of_the_scan_are_those_of_its_values():
     core = make("gru")
-    x, first, memory = inputs(core, "all kinds")
+    _, first, memory = inputs(core, "all kinds")
     gates = torch.randn(STEPS, ROWS, 3 * UNITS, dtype=torch.float64, requires_grad=True)
     keep = (~first).double().t().unsqueeze(-1)
     free = (gates, memory.hidden, core.weight_hh, core.bias_hh)
@@ -124,7 +124,7 @@ def test_a_hook_on_any_part_sees_every_step_and_what_it_returns_holds(kind):
     plain = core(x, first, memory)[0]
     for name, part in core.named_children():
         seen = []
-        handle = part.register_forward_hook(lambda m, i, out: seen.append(out))
+        handle = part.register_forward_hook(lambda m, i, out, seen=seen: seen.append(out))
         torch.testing.assert_close(core(x, first, memory)[0], plain)
         handle.remove()
         assert len(seen) == STEPS and seen[0].shape == (ROWS, UNITS), name
