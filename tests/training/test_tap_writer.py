@@ -10,7 +10,9 @@ import torch
 
 from tests.training import tiny
 from torchmem.training import command
+from torchmem.training.config import compose
 from torchmem.training.tap_writer import TapWriter
+from torchmem.training.typed import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,11 @@ def test_what_cannot_be_collected_is_refused_before_anything_runs(tmp_path, capf
     assert command.main(tiny.words(tmp_path / "run", f"log.collect=[{sites}]")) != 0
     said = "".join(capfd.readouterr())
     assert answer in said and "Traceback" not in said
+
+
+def test_ppo_refuses_instead_of_writing_nothing():
+    with pytest.raises(ConfigError, match=r"log\.collect is not offered for agent=ppo.*torchmem record"):
+        compose(["agent=ppo", "env=dummy", "log.collect=[memory]"])
 
 
 def test_half_precision_is_written_as_float32_and_the_context_is_left_out(tmp_path):

@@ -119,6 +119,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         _at_least(1, self, "steps", "envs", "batch", "length", "warmup_items")
         _at_least(0, self, "seed", "workers", "ratio")
+        if self.log.collect and getattr(self.agent, "name", None) == "ppo":
+            raise ValueError(
+                "log.collect is not offered for agent=ppo, whose loss runs the core in one fused kernel: leave it out "
+                "and record the trained agent (torchmem record)"
+            )
         if self.logdir is None and self.groups:
             self.logdir = "runs/" + "-".join([*(self.groups[g] for g in ("agent", "env", "size")), str(self.seed)])
 
