@@ -15,10 +15,11 @@ from torchmem.analysis.fit_probe import fit_probe
 from torchmem.envs.tensor_world import TensorWorld
 from torchmem.models.ppo.agent import PPOAgent
 from torchmem.models.ppo.config import PPOConfig
-from torchmem.surgery.model import Model
 from torchmem.studies.memory_swap import swap_memory
+from torchmem.surgery.model import Model
 from torchmem.training.ppo_loop import learn
 
+DELAY = ["steps_since_cue >= 1", "choice_visible == 0"]
 WORLD = {"size": 7, "view": 3, "obs": "symbolic_onehot"}  # strict: no pose shows cue and choice at once
 
 
@@ -39,7 +40,7 @@ def train(seed: int = 0, steps: int = 3_000_000) -> Model:
 
 def story(model: Model, folder: Path, episodes: int = 200, pairs: int = 200) -> dict:
     recording = torchmem.record(model, sites=["memory"], episodes=episodes, seed=1)
-    probe = fit_probe(recording, "memory", "cue_type", where=["steps_since_cue >= 1", "choice_visible == 0"])
+    probe = fit_probe(recording, "memory", "cue_type", by="steps_since_cue", where=DELAY)
     print(probe.summary())
     swap = swap_memory(model, pairs=pairs, seed=2)
     print(swap.summary())

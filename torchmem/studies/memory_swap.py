@@ -31,7 +31,9 @@ class SwapResult(Result):
 
     flips: condition -> (flipped, all). A flip: the other end was chosen. lost: neither end was reached any more.
     conditions: "other cue" exchanges everything, "top units" those that differ most between the cues; controls are a
-    donor with the "same cue", as many "random units", and the right donor "before the cue" (at step 0).
+    donor with the "same cue", as many "random units", and wrong times, in episodes that do not open with the cue in
+    sight: "donor too early" has not seen it yet (step 0), so it knows nothing; "swap too early" puts the right donor in
+    at step 0 (an agent that looks all the same forgets the false memory, one that trusts it does not look).
     success: of the untouched plays, (won, all). delay: mean steps between cue and choice. units: (swapped, all).
     """
 
@@ -101,7 +103,7 @@ def swap_memory(
     if not {"cue_type", "outcome", "cue_visible", "choice_visible"} <= set(spec.truth):
         raise TraceError(f"{spec.name} has no cue and choice to swap between: its truth is {sorted(spec.truth)}")
     plays = _Plays(model, site, pairs, steps, seed, greedy)
-    h, outcome, last_cue, first_choice = plays.run()
+    h, outcome, first_cue, last_cue, first_choice = plays.run()
     middle = (last_cue + first_choice + 1) // 2
     rows = torch.arange(2 * pairs)
     partner = rows.roll(pairs)  # row i and row i + pairs are one episode with either cue
@@ -118,16 +120,20 @@ def swap_memory(
     at_middle = h[rows, middle.clamp(0, h.shape[1] - 1)].flatten(1)  # (rows, N)
     top, scattered = _chosen_units(at_middle, useful, pairs, units, seed)
     everything = torch.ones_like(top)
+    unseen = useful & (first_cue > 0)  # of these, step 0 is before the cue
     conditions = {
-        "other cue": (partner, everything, middle),
-        "same cue": (same, everything, middle),
-        "top units": (partner, top, middle),
-        "random units": (partner, scattered, middle),
-        "before the cue": (partner, everything, torch.zeros_like(middle)),
+        "other cue": (at_middle[partner], everything, middle, useful),
+        "same cue": (at_middle[same], everything, middle, useful),
+        "top units": (at_middle[partner], top, middle, useful),
+        "random units": (at_middle[partner], scattered, middle, useful),
+        "donor too early": (h[partner, 0].flatten(1), everything, middle, unseen),
+        "swap too early": (at_middle[partner], everything, torch.zeros_like(middle), unseen),
     }
     flips, lost = {}, {}
-    for name, (donor, mask, when) in conditions.items():
-        ended = plays.run(at_middle[donor], mask, when)[1][useful]
+    for name, (donor, mask, when, counted) in conditions.items():
+        if not counted.any():
+            continue
+        ended = plays.run(donor, mask, when)[1][counted]
         flips[name] = (int((ended == WRONG).sum()), len(ended))
         lost[name] = int(((ended != WRONG) & (ended != SUCCESS)).sum())
     return SwapResult(
@@ -187,11 +193,11 @@ class _Plays:
 
     def run(
         self, value: Tensor | None = None, mask: Tensor | None = None, when: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Play all pairs, with `value` (rows, N) put in at step `when` (rows,) of each, at the units of `mask` (N,).
 
-        Returns the site (rows, T, *shape), and of the first episode: outcome, last step with the cue in sight, first
-        step with a choice in sight after it, each (rows,).
+        Returns the site (rows, T, *shape), and of the first episode: outcome, first and last step with the cue in
+        sight, first step with a choice in sight after it, each (rows,).
         """
         handle = self.model.site(self.site)
         noise = "mode" if self.greedy else None
@@ -210,7 +216,7 @@ class _Plays:
         cue = played.truth["cue_visible"].bool() & within
         last_cue = torch.where(cue, torch.arange(h.shape[1]), -1).amax(1)
         choice = played.truth["choice_visible"].bool() & within & (torch.arange(h.shape[1]) > last_cue[:, None])
-        return h, ends, last_cue, _first(choice)
+        return h, ends, _first(cue), last_cue, _first(choice)
 
 
 def _exchange(donor: Tensor, units: Tensor) -> Any:

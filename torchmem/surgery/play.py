@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from torchmem.envs.vector import VectorEnv
 from torchmem.models.noise import Noise
 from torchmem.surgery.passes import Bench
 from torchmem.surgery.request import Request, WrongInput, observed
@@ -50,6 +49,8 @@ def live(
             raise WrongInput(f"steps={steps}, but the observations have {length}")
         worlds = None
     else:
+        from torchmem.envs.vector import VectorEnv  # not for those who only look at given observations
+
         worlds = env if env is not None else VectorEnv(
             agent.spec.name, agent.spec.kwargs, envs, split="record", seed=seed, on_error="raise"
         )

@@ -17,7 +17,8 @@ from torchmem.models.heads import named_parameters_of
 from torchmem.models.layers import cast_once
 from torchmem.models.noise import Noise, action_noise
 from torchmem.models.protocol import LossOut
-from torchmem.models.sites import find_sites, rename
+from torchmem.models.site_names import canonical
+from torchmem.models.sites import find_sites
 from torchmem.types import EnvSpec, Site
 
 
@@ -165,10 +166,9 @@ class DreamerAgent(WorldModel):
 
     @property
     def sites(self) -> Mapping[str, Site]:
-        """Every submodule and tap by its path; `memory` is what the agent carries through time. Found once."""
+        """Every submodule and tap by its path, and under the words all agents share. Found once."""
         if not self._sites:
-            found = find_sites(self)
-            self._sites = {**found, "memory": rename(found["dynamics.deter"], "memory")}
+            self._sites = canonical(find_sites(self))
         return self._sites
 
     # Imagining -------------------------------------------------------------------------------------------------------

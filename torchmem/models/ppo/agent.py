@@ -17,7 +17,8 @@ from torchmem.models.ppo.losses import policy_loss, value_loss
 from torchmem.models.ppo.network import Actor, Critic, Encoder
 from torchmem.models.ppo.scales import RewardScale
 from torchmem.models.protocol import LossOut
-from torchmem.models.sites import find_sites, rename
+from torchmem.models.site_names import canonical
+from torchmem.models.sites import find_sites
 from torchmem.models.synthetic import random_values
 from torchmem.types import EnvSpec, Site
 
@@ -71,10 +72,9 @@ class PPOAgent(nn.Module):
 
     @property
     def sites(self) -> Mapping[str, Site]:
-        """Every submodule and tap by its path; `memory` is what the agent carries through time. Found once."""
+        """Every submodule and tap by its path, and under the words all agents share. Found once."""
         if not self._sites:
-            found = find_sites(self)
-            self._sites = {**found, "memory": rename(found["core.state"], "memory")}
+            self._sites = canonical(find_sites(self))
         return self._sites
 
     # Acting ----------------------------------------------------------------------------------------------------------
