@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchmem.envs.vector import VectorEnv
+from torchmem.types import EnvSpec
 
 # (obs, carry) -> (actions, carry, extras): all with leading n, on the policy's device
 Policy = Callable[[Mapping[str, Tensor], Any], tuple[dict[str, Tensor], Any, dict[str, Tensor]]]
 
 
+class LockStep(Protocol):
+    """What a collector plays: a VectorEnv, or anything that steps n worlds as it does."""
+
+    n: int
+    spec: EnvSpec
+
+    def step(
+        self, actions: Mapping[str, np.ndarray] | None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]: ...
+
+
 class Collector:
     """Holds what a collection in progress consists of: the worlds, the carry, and the actions not yet played."""
 
-    def __init__(self, envs: VectorEnv, carry: Any, device: torch.device | str = "cpu") -> None:
+    def __init__(self, envs: LockStep, carry: Any, device: torch.device | str = "cpu") -> None:
         self.envs, self.carry, self._where = envs, carry, torch.device(device)
         self.actions: dict[str, np.ndarray] | None = None
         self.truth: dict[str, np.ndarray] = {}  # of the last step; for the experimenter only
