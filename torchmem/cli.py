@@ -149,17 +149,9 @@ def video(parser: argparse.ArgumentParser) -> Action:
     parser.add_argument("--seed", type=int, default=0)
 
     def act(given: argparse.Namespace) -> int:
-        from torchmem.files import atomic_write
-        from torchmem.models.checkpoint import load
-        from torchmem.models.dreamer.agent import DreamerAgent
-        from torchmem.training.open_loop import open_loop, played_sequences
-        from torchmem.training.video import gif_bytes
+        from torchmem.surgery.model import load
 
-        agent = load(given.run)
-        if not isinstance(agent, DreamerAgent):
-            raise ValueError(f"{given.run} holds a {agent.config.name} agent, which has no world model to look into")
-        frames = open_loop(agent, played_sequences(agent, given.steps, seed=given.seed))
-        say(f"wrote {atomic_write(given.out, gif_bytes(frames, agent.spec.control_hz))}")
+        say(f"wrote {load(given.run).video(given.out, given.steps, seed=given.seed)}")
         return 0
 
     return act

@@ -62,3 +62,12 @@ def test_load_opens_a_checkpoint_in_three_lines(tmp_path, agent, seq):
     obs = {key: seq[key][:, 0] for key in (*model.spec.obs, "is_first")}
     actions, carry = model.act(obs, model.initial(3))
     assert actions["action"].shape == (3,) and model.imagine(carry, 2).feat.shape[:2] == (3, 3)
+
+
+def test_video_and_its_refusals(model, tmp_path):
+    from torchmem.surgery.edits import Ablate
+    from torchmem.surgery.items import TraceError
+
+    assert model.video(tmp_path / "a.gif", steps=8, rows=2).read_bytes()[:6] == b"GIF89a"
+    with pytest.raises(TraceError, match="does not follow edits"), model.edited(Ablate("memory")):
+        model.video(tmp_path / "b.gif", steps=8, rows=2)

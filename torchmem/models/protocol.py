@@ -49,7 +49,7 @@ class Outputs(Protocol):
 
 
 class Agent(Protocol):
-    """A recurrent agent, also an nn.Module. `carry` goes in and comes out; the agent remembers nothing between calls."""
+    """A recurrent agent, an nn.Module too. `carry` goes in and comes out; it remembers nothing between calls."""
 
     spec: EnvSpec
     config: Any  # the agent's dataclass; its `name` says which agent this is

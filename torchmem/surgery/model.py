@@ -112,6 +112,16 @@ class Model:
         with torch.no_grad():
             return self._run(dream(self.agent, carry, horizon, **given))
 
+    def video(self, out: str | Path = "open_loop.gif", steps: int = 64, rows: int = 6, seed: int = 0) -> Path:
+        """Play fresh episodes and write what the world model expects of them open-loop (truth, model, error) as a GIF.
+
+        steps: agent steps, 5 of them observed. rows: episodes side by side. Raises TraceError where the agent has no
+        world model or edits are in force (which the open-loop pass does not follow), ValueError where it sees no image.
+        """
+        from torchmem.surgery.film import film
+
+        return film(self, out, steps, rows, seed)
+
     # Looking ---------------------------------------------------------------------------------------------------------
 
     @property

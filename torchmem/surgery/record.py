@@ -164,12 +164,13 @@ class _Session:
 
     def _hand_over(self, writer: RecordingWriter, bar: tqdm) -> None:
         for one in self.schedule.ready(self.tape.sealed_to, self.tape.step):
-            groups: dict[str, dict[str, np.ndarray]] = {"activations": {}, "covariates": {}}
-            for address, values in self.tape.cut(one.row, one.start, one.stop).items():
+            groups: dict[str, dict[str, Any]] = {"activations": {}, "covariates": {}}
+            for address, pieces in self.tape.cut(one.row, one.start, one.stop).items():
                 group, _, name = address.partition("/")
-                if group == "activations" and self.kinds[name] == "float16" and not np.isfinite(values).all():
-                    raise RecordingError(f"site {name} leaves the range of float16: record it as bfloat16 or float32")
-                groups[group][name] = values
+                if group == "activations" and self.kinds[name] == "float16":
+                    if not all(np.isfinite(piece).all() for piece in pieces):
+                        raise RecordingError(f"site {name} leaves the range of float16: record bfloat16 or float32")
+                groups[group][name] = pieces
             writer.append(groups["activations"], groups["covariates"], seed=one.seed)
             bar.update()
         self.tape.forget(self.schedule.needed_from(self.tape.step))

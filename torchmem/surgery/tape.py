@@ -23,6 +23,9 @@ class Tape:
         self._dtypes = dtypes
         self._sealed: dict[int, dict[str, np.ndarray]] = {}  # number of the block -> its values
         self._open: dict[str, Tensor | np.ndarray] = {}
+        self._behind: dict[int, dict[str, Tensor | np.ndarray]] = {}  # blocks whose memory `_sealed` shows
+        self._spare: list[dict[str, Tensor | np.ndarray]] = []  # blocks to use again: fresh memory is slow
+        self._reused: dict[str, Tensor | np.ndarray] = {}  # of the block in progress
         self._filled: set[str] = set()  # names put in this step
         self.step = 0  # lock-steps taken
 
@@ -38,12 +41,14 @@ class Tape:
         self._filled.add(name)
         block = self._open.get(name)
         if block is None:
+            block = self._reused.pop(name, None)
+        if block is None:
             shape = (len(value), BLOCK, *value.shape[1:])
             if isinstance(value, Tensor):
                 block = torch.empty(shape, dtype=self._dtypes.get(name, value.dtype), device=value.device)
             else:
                 block = np.empty(shape, value.dtype)
-            self._open[name] = block
+        self._open[name] = block
         if isinstance(block, Tensor):
             block[:, self.step % BLOCK].copy_(torch.as_tensor(value))
         else:
@@ -64,23 +69,27 @@ class Tape:
     def seal(self) -> None:
         """Make all steps so far ready to be cut; after a call in the middle of a block the tape takes no more steps."""
         if self._open:
-            self._sealed[(self.step - 1) // BLOCK] = {name: _numpy(block) for name, block in self._open.items()}
+            number = (self.step - 1) // BLOCK
+            self._sealed[number] = {name: _numpy(block) for name, block in self._open.items()}
+            self._behind[number] = self._open
             self._open = {}
+            self._reused = self._spare.pop() if self._spare else {}
 
-    def cut(self, row: int, start: int, stop: int) -> dict[str, np.ndarray]:
-        """The steps start to stop - 1 of one world: name -> (T, ...)."""
-        pieces = []
+    def cut(self, row: int, start: int, stop: int) -> dict[str, list[np.ndarray]]:
+        """The steps start to stop - 1 of one world: name -> pieces (T_i, ...), views that hold until `forget`."""
+        pieces: dict[str, list[np.ndarray]] = {}
         for number in range(start // BLOCK, (stop - 1) // BLOCK + 1):
             first = number * BLOCK
             inside = slice(max(start - first, 0), min(stop - first, BLOCK))
-            pieces.append({name: block[row, inside] for name, block in self._sealed[number].items()})
-        # a copy also of a single piece: a view would keep its whole block in memory
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+            for name, block in self._sealed[number].items():
+                pieces.setdefault(name, []).append(block[row, inside])
+        return pieces
 
     def forget(self, before: int) -> None:
         """Let go of blocks that end before a step."""
         for number in [n for n in self._sealed if (n + 1) * BLOCK <= before]:
             del self._sealed[number]
+            self._spare.append(self._behind.pop(number))
 
 
 def _numpy(block: Tensor | np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ import numpy as np
 from torchmem.files import atomic_write
 from torchmem.training.clock import Clock
 from torchmem.training.sinks import Sink, open_sinks
-from torchmem.training.video import gif_bytes, png_bytes
+from torchmem.video import gif_bytes, png_bytes
 
 log = logging.getLogger("torchmem")
 METRICS, DROPPED = "metrics.jsonl", "metrics.dropped.jsonl"

@@ -20,18 +20,19 @@ from tqdm import tqdm
 
 from torchmem.files import atomic_write
 from torchmem.models.checkpoint import plain
+from torchmem.models.dreamer.open_loop import image_key, open_loop
 from torchmem.training.clock import Clock, Eta, duration
 from torchmem.training.compile import recompiles, wanted
 from torchmem.training.config import ConfigError, from_json, refuse_changes, to_json
 from torchmem.training.device import launch
 from torchmem.training.experiment import Experiment, worker_count
 from torchmem.training.logger import Logger
-from torchmem.training.open_loop import SEQUENCES, image_key, open_loop
 from torchmem.training.rollout_experiment import RolloutExperiment
 from torchmem.training.run_config import RunConfig
 from torchmem.training.tree import TornFile
 
 log = logging.getLogger("torchmem")
+SHOWN = 6  # sequences side by side in the open-loop video
 # What stored experience, open episodes and random numbers are made of: no word allows a change of these on resume.
 FIXED = (
     "groups.agent", "groups.env", "env", "envs", "length", "seed", "replay.capacity", "replay.online",
@@ -204,7 +205,7 @@ class Sitting:
     def video(self, x: Experiment | RolloutExperiment) -> None:
         """Open-loop prediction beside the truth, where the world has images and replay has sequences."""
         if self.logger is not None and isinstance(x, Experiment) and image_key(x.agent) is not None and len(x.replay):
-            batch = x.replay.peek(SEQUENCES, seed=x.clock.updates)  # training goes on as if it had not been drawn
+            batch = x.replay.peek(SHOWN, seed=x.clock.updates)  # training goes on as if it had not been drawn
             path = self.logger.video("open_loop", open_loop(x.agent, {k: v.to(x.device) for k, v in batch.items()}))
             self.say(f"open-loop video (truth / model / error): {path}")
 

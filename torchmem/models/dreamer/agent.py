@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -197,6 +197,12 @@ class DreamerAgent(WorldModel):
                 feats.append(feature(state))
         stacked = {key: torch.stack([a[key] for a in taken], 1) for key in taken[0]}
         return Imagined(torch.stack(feats, 1), stacked)
+
+    def open_loop(self, batch: Mapping[str, Tensor]) -> Any:
+        """Frames (T, 3 H, B W, 3) uint8 of what is expected beside what came; see `dreamer/open_loop.py`."""
+        from torchmem.models.dreamer.open_loop import open_loop
+
+        return open_loop(self, batch)
 
     # Learning --------------------------------------------------------------------------------------------------------
 

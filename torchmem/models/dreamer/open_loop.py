@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchmem.envs.collector import Collector
-from torchmem.envs.vector import VectorEnv
-from torchmem.models.dreamer.agent import DreamerAgent
 from torchmem.models.dreamer.rssm import State
 
-SEQUENCES, CONTEXT = 6, 5  # shown side by side; steps observed before the model is on its own
+CONTEXT = 5  # steps observed before the model is on its own
 
 
-def image_key(agent: DreamerAgent) -> str | None:
+def image_key(agent: Any) -> str | None:
     """The first observation key that is a colour image, or None."""
     return next((key for key, space in agent.spec.obs.items() if space.image and space.shape[2] == 3), None)
 
 
 @torch.no_grad()
-def open_loop(agent: DreamerAgent, batch: Mapping[str, Tensor]) -> np.ndarray:
+def open_loop(agent: Any, batch: Mapping[str, Tensor]) -> np.ndarray:
     """Sequences as replay gives them (B, 1 + T, ...) -> frames (T, 3 H, B W, 3) uint8: truth, model, error.
 
     The first 5 steps are the model's reconstruction (the mode of its posterior), the rest its prediction. Error is
@@ -50,18 +48,3 @@ def open_loop(agent: DreamerAgent, batch: Mapping[str, Tensor]) -> np.ndarray:
     grid = torch.cat([truth, model, (model - truth + 1) / 2], 2)  # (B, T, 3 H, W, 3)
     frames = (grid.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return np.concatenate(list(frames), axis=2)
-
-
-def played_sequences(agent: DreamerAgent, steps: int, rows: int = SEQUENCES, seed: int = 0) -> dict[str, Tensor]:
-    """Fresh sequences (rows, 1 + steps, ...) played by the agent in its own world, in the form that replay has."""
-    generator = torch.Generator(agent.device).manual_seed(seed)
-    with VectorEnv(agent.spec.name, agent.spec.kwargs, rows, split="record", seed=seed, on_error="raise") as worlds:
-        collector = Collector(worlds, agent.initial(rows), agent.device)
-
-        def policy(obs, carry):
-            return agent.policy(obs, carry, agent.acting_noise(rows, generator))
-
-        played = [collector.step(policy) for _ in range(steps + 1)]
-    return {
-        key: torch.stack([torch.as_tensor(step[key]) for step in played], 1).to(agent.device) for key in played[0]
-    }
