@@ -80,7 +80,8 @@ class SiteHandle:
         """
         registry = self._registry()
         scope = registry.scope()
-        zeros = torch.zeros(scope.count, scope.steps, *self.site.shape, device=registry.bench.tree.device).requires_grad_()
+        shape = (scope.count, scope.steps, *self.site.shape)
+        zeros = torch.zeros(shape, device=registry.bench.tree.device, requires_grad=True)
         registry.bench.writes.append(Nudge(self.site, scope, Index(self.site, slice(None), scope), zeros))
         registry.mark(zeros)
         return zeros
