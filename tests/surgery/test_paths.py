@@ -71,3 +71,24 @@ def test_video_and_its_refusals(model, tmp_path):
     assert model.video(tmp_path / "a.gif", steps=8, rows=2).read_bytes()[:6] == b"GIF89a"
     with pytest.raises(TraceError, match="does not follow edits"), model.edited(Ablate("memory")):
         model.video(tmp_path / "b.gif", steps=8, rows=2)
+
+
+def test_inputs_come_in_many_forms(model, seq):
+    """A TensorDict, numpy, one row without B, and a single array give what the dict gives."""
+    from tensordict import TensorDict
+
+    from tests.surgery.planted import planted, trials
+    from torchmem.surgery.model import Model
+
+    expected = model.unroll(seq).value
+    assert torch.equal(model.unroll(TensorDict(seq, batch_size=[3, 7])).value, expected)
+    assert torch.equal(model.unroll({k: v.numpy() for k, v in seq.items()}).value, expected)
+    one = {k: v[0] for k, v in seq.items()}
+    torch.testing.assert_close(model.unroll(one, noise="mode").value, model.unroll(seq, noise="mode").value[:1])
+    data, opened = trials(4), Model(planted())
+    whole = opened.unroll(data.obs["signal"], data.actions["action"])  # is_first: step 0 opens each row
+    assert torch.equal(whole.value, opened.unroll(data.batch).value)
+    observed = model.observe(seq)
+    assert torch.equal(observed.states.deter, model.unroll(seq).states.deter)
+    with pytest.raises(ValueError, match="pass a dict"):
+        model.unroll(seq["vector"])

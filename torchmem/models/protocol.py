@@ -95,6 +95,15 @@ class Agent(Protocol):
 class WorldModelAgent(Agent, Protocol):
     """An agent that can also dream: N futures of H steps from its own states."""
 
+    def observe(
+        self,
+        obs: Mapping[str, Tensor],
+        actions: Mapping[str, Tensor],
+        is_first: Tensor,
+        carry: Carry,
+        noise: Noise | None = None,
+    ) -> Any: ...
+
     def imagination_noise(self, starts: int, horizon: int, generator: torch.Generator | None) -> Noise: ...
 
     def imagine(

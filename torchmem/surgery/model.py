@@ -107,6 +107,14 @@ class Model:
         with torch.no_grad():
             return self._run(self._sequence(obs, actions, is_first, carry, **given))
 
+    def observe(self, obs: Any, actions: Any = None, is_first: Any = None, carry: Any = None, **given: Any) -> Any:
+        """States along sequences, without heads and decoder, without gradient: world-model agents. As `trace`."""
+        if not hasattr(self.agent, "observe"):
+            raise TraceError(f"a {self.agent.config.name} agent has no world model to observe with: use model.unroll")
+        request = self._sequence(obs, actions, is_first, carry, **given)
+        with torch.no_grad():
+            return self.agent.observe(request.obs, request.actions, request.is_first, request.carry, request.noise)
+
     def imagine(self, carry: Any, horizon: int, **given: Any) -> Any:
         """Futures of `horizon` steps from each row of a carry, under the policy or `actions`. As `trace.imagine`."""
         with torch.no_grad():

@@ -26,7 +26,13 @@ from torchmem.types import Site
 Kind = Literal["unroll", "imagine", "act", "loss"]
 # method of an agent -> what it does with time
 PASSES: dict[str, Kind] = {
-    "policy": "act", "read_out": "act", "unroll": "unroll", "imagine": "imagine", "loss": "loss", "loss_parts": "loss",
+    "policy": "act",
+    "read_out": "act",
+    "unroll": "unroll",
+    "observe": "unroll",
+    "imagine": "imagine",
+    "loss": "loss",
+    "loss_parts": "loss",
     "world_loss": "loss",
 }
 
@@ -244,6 +250,7 @@ _ARGUMENTS = {
     "policy": ("obs", "carry", "noise"),
     "read_out": ("carry",),
     "unroll": ("obs", "actions", "is_first", "carry", "noise"),
+    "observe": ("obs", "actions", "is_first", "carry", "noise"),
     "imagine": ("start", "horizon", "noise", "actions"),
 }
 

@@ -51,10 +51,8 @@ def sequence(
     Raises WrongInput.
     """
     spec = agent.spec
-    given = obs if _mapping(obs) else {_only_key(spec.obs, obs): obs}
-    taken = given if actions is None else actions
-    if not _mapping(taken):
-        taken = {_only_key(spec.action, taken): taken}
+    given = _by_key(spec.obs, obs)
+    taken = given if actions is None else _by_key(spec.action, actions)
     missing = [key for key in spec.action if key not in taken]
     if missing:
         raise WrongInput(
@@ -75,7 +73,7 @@ def sequence(
 
 def observed(agent: Any, obs: Any, carry: Any = None, is_first: Any = None) -> tuple[dict[str, Tensor], Tensor]:
     """Observations (B, T, ...) by key, and is_first (B, T). Raises WrongInput."""
-    given = obs if _mapping(obs) else {_only_key(agent.spec.obs, obs): obs}
+    given = _by_key(agent.spec.obs, obs)
     lead: dict[str, tuple[int, ...]] = {}
     seen = {key: _lead(agent, key, given, s.shape, s.dtype, lead) for key, s in agent.spec.obs.items()}
     shapes = set(lead.values())
@@ -179,14 +177,13 @@ def _merge_noise(noises: Sequence[Noise], joined: Any) -> Noise:
     return Noise(**merged)
 
 
-def _mapping(value: Any) -> bool:
-    return hasattr(value, "keys") and not isinstance(value, Tensor)
-
-
-def _only_key(spaces: Mapping[str, Any], value: Any) -> str:
+def _by_key(spaces: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    """A dict, TensorDict or npz as a dict; a single array under the only key that there is."""
+    if hasattr(value, "keys") and not isinstance(value, Tensor):
+        return {str(key): value[key] for key in value.keys()}
     if len(spaces) != 1:
         raise WrongInput(f"got a {type(value).__name__}, but the agent needs the keys {sorted(spaces)}: pass a dict")
-    return next(iter(spaces))
+    return {next(iter(spaces)): value}
 
 
 def _lead(

@@ -37,6 +37,14 @@ class Imagined(NamedTuple):
     action: dict[str, Tensor]  # (N, H + 1, ...)
 
 
+class Observed(NamedTuple):
+    """The posterior along a sequence; all (B, T, ...)."""
+
+    states: State
+    posterior_logit: Tensor  # (B, T, S, K), raw
+    carry: DreamerCarry  # after the last step
+
+
 class Unrolled(NamedTuple):
     """What the agent computes along a sequence; all (B, T, ...)."""
 
@@ -144,11 +152,7 @@ class DreamerAgent(WorldModel):
         obs[key] and actions[key] (B, T, ...), is_first (B, T) bool; actions[:, t] was taken after obs[:, t], the one
         before step 0 is in the carry. noise.posterior (B, T, S, K); None takes the mode.
         """
-        taken = self.action_vector(actions)
-        before = torch.cat([carry.action.unsqueeze(1), taken[:, :-1]], 1)
-        state = State(carry.deter, carry.stoch)
-        draws = None if noise is None else noise.posterior
-        states, logit = self.dynamics.observe(state, before, self.encode(obs), is_first, draws)
+        states, logit, carry = self.observe(obs, actions, is_first, carry, noise)
         feat = feature(states)
         lead = feat.shape[:2]
         decoded = self.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1))
@@ -161,8 +165,24 @@ class DreamerAgent(WorldModel):
             reward=self.reward.mean(self.reward(feat)),
             cont=torch.sigmoid(self.cont(feat)),
             decoded={key: value.unflatten(0, lead) for key, value in decoded.items()},
-            carry=DreamerCarry(states.deter[:, -1], states.stoch[:, -1], taken[:, -1]),
+            carry=carry,
         )
+
+    def observe(
+        self,
+        obs: Mapping[str, Tensor],
+        actions: Mapping[str, Tensor],
+        is_first: Tensor,
+        carry: DreamerCarry,
+        noise: Noise | None = None,
+    ) -> Observed:
+        """The posterior alone: `unroll` without heads and decoder."""
+        taken = self.action_vector(actions)
+        before = torch.cat([carry.action.unsqueeze(1), taken[:, :-1]], 1)
+        draws = None if noise is None else noise.posterior
+        state = State(carry.deter, carry.stoch)
+        states, logit = self.dynamics.observe(state, before, self.encode(obs), is_first, draws)
+        return Observed(states, logit, DreamerCarry(states.deter[:, -1], states.stoch[:, -1], taken[:, -1]))
 
     @property
     def sites(self) -> Mapping[str, Site]:
