@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import sys
 from collections.abc import Mapping
@@ -46,7 +47,8 @@ def matching(sites: Mapping[str, Site], pattern: str) -> dict[str, Site]:
     """Sites of which some name fits a pattern, by path. Raises ValueError where none does."""
     paths = {site.path for name, site in canonical(sites).items() if fnmatch.fnmatchcase(name, pattern)}
     if not paths:
-        raise ValueError(f"no site fits {pattern!r}; all of them: {', '.join(sorted(sites))}")
+        near = difflib.get_close_matches(pattern.strip("*."), sites, n=4, cutoff=0.4)
+        raise ValueError(f"no site fits {pattern!r}; nearest: {', '.join(near) or 'none'}; without a pattern all are listed")
     return {path: sites[path] for path in sites if path in paths}
 
 
