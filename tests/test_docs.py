@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
-
-import pytest
 
 from torchmem.models.checkpoint import save_agent
 

@@ -48,7 +48,7 @@ def matching(sites: Mapping[str, Site], pattern: str) -> dict[str, Site]:
     paths = {site.path for name, site in canonical(sites).items() if fnmatch.fnmatchcase(name, pattern)}
     if not paths:
         near = difflib.get_close_matches(pattern.strip("*."), sites, n=4, cutoff=0.4)
-        raise ValueError(f"no site fits {pattern!r}; nearest: {', '.join(near) or 'none'}; without a pattern all are listed")
+        raise ValueError(f"no site fits {pattern!r}; nearest: {', '.join(near) or 'none'} (no pattern lists all)")
     return {path: sites[path] for path in sites if path in paths}
 
 
