@@ -64,12 +64,13 @@ class SwapResult(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         ax = self.axes(ax)
-        for x, name in enumerate(self.flips):
+        for y, name in enumerate(self.flips):
             rate, low, high = self.rate(name)
-            ax.bar(x, rate, color="tab:red" if name == "other cue" else "tab:gray")
-            ax.errorbar(x, rate, [[rate - low], [high - rate]], color="black", capsize=4)
-        ax.set_xticks(range(len(self.flips)), list(self.flips))
-        ax.set(ylim=(0, 1.02), ylabel="choice flips", title=f"{self.site} swapped in the middle of the delay")
+            ax.barh(y, rate, color="tab:red" if name in ("other cue", "top units") else "tab:gray")
+            ax.errorbar(rate, y, xerr=[[rate - low], [high - rate]], color="black", capsize=4)
+        ax.set_yticks(range(len(self.flips)), [f"{name} ({n})" for name, (_, n) in self.flips.items()])
+        ax.invert_yaxis()
+        ax.set(xlim=(0, 1.02), xlabel="choice flips", title=f"{self.site} swapped during the delay (grey: controls)")
         return ax
 
 
