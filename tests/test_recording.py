@@ -139,12 +139,15 @@ def test_a_killed_writer_leaves_its_complete_episodes(tmp_path):
         sys.path.insert(0, "tests")
         import numpy as np
         import torchmem.recording.writer as w
+        w.ALIGNED = 0  # one row is enough to write
         from test_recording import episode
         writer = w.RecordingWriter(sys.argv[1], control_hz=4.0, plan={"seed": 3}, flush_bytes=1)
         writer.append(**episode(0, 5))
         writer.append(**episode(1, 7))
+        writer.flush()
         writer._commit = lambda news: os.kill(os.getpid(), signal.SIGKILL)
         writer.append(**episode(99, 700))  # its rows reach the disk, its count does not
+        writer.flush()
     """
     path = tmp_path / "r"
     dead = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(path)], capture_output=True, text=True)
@@ -179,12 +182,15 @@ def test_a_full_disk_costs_nothing_that_was_appended(tmp_path, monkeypatch):
     writer.append(**episode(0, 5))
     with monkeypatch.context() as patch:
         patch.setattr(module, "atomic_write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(OSError, match="No space"):
-            writer.flush()
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                writer.flush()
+    writer.append(**episode(1, 5))
     writer.close()
     rec = Recording(tmp_path / "r")
-    assert rec.episodes["length"].tolist() == [5]
-    np.testing.assert_array_equal(rec.activations["memory"][:], episode(0, 5)["activations"]["memory"])
+    assert rec.episodes["length"].tolist() == [5, 5]
+    made = [episode(0, 5), episode(1, 5)]
+    np.testing.assert_array_equal(rec.activations["memory"][:], whole(made, "activations", "memory"))
 
 
 def test_a_writer_that_never_flushed_leaves_an_empty_recording(tmp_path):
@@ -255,6 +261,22 @@ def test_a_damaged_recording_is_refused(tmp_path):
     header.write_text("{")
     with pytest.raises(TorchmemError, match="cannot be read"):
         Recording(tmp_path / "r")
+
+
+def test_pieces_and_flushes_at_the_ends_of_chunks_change_nothing(tmp_path):
+    """Chunks of 16 rows, flushed whenever one is full; episodes come in pieces and cross chunks."""
+    import torchmem.recording.writer as module
+
+    rng = np.random.default_rng(0)
+    wide = [rng.normal(size=(n, 40_000)).astype(np.float32) for n in (5, 40, 1, 16, 3, 30)]
+    with RecordingWriter(tmp_path / "r", control_hz=1.0, flush_bytes=1) as writer:
+        for values in wide:
+            writer.append({"wide": [values[:2], values[2:]]}, {"first": np.arange(len(values))})
+        assert writer._aligned == 16 and module.CHUNK_BYTES // (4 * 40_000) < 16
+    rec = Recording(tmp_path / "r")
+    np.testing.assert_array_equal(rec.activations["wide"][:], np.concatenate(wide))
+    np.testing.assert_array_equal(rec.covariates["first"][:], np.concatenate([np.arange(len(v)) for v in wide]))
+    assert rec.episodes["length"].tolist() == [5, 40, 1, 16, 3, 30]
 
 
 def test_no_pickle_is_written(tmp_path):

@@ -8,11 +8,13 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs import Blosc
 from zarr.codecs import BloscCodec
 
 from torchmem.files import atomic_write
@@ -29,9 +31,13 @@ from torchmem.recording.store import (
     read_header,
     to_bfloat16,
 )
+from torchmem.recording.tail import Tail
 from torchmem.result import Provenance
 
-CHUNK_BYTES = 2**21
+Values = np.ndarray | list[np.ndarray]
+
+CHUNK_BYTES, ALIGNED = 2**21, 4096
+TRIAL_BYTES, WORTH = 2**18, 1.5  # compress what the start of the first episode says shrinks by this factor
 log = logging.getLogger("torchmem")
 
 
@@ -42,7 +48,7 @@ class RecordingWriter:
     sites: what is known of each site beyond its values, such as {"memory": {"dtype": "bfloat16", "pooling": "none"}};
     "dtype" bfloat16 is stored as rounded 16 bits, any other dtype is the array's own. plan: JSON values that say what
     this recording will be once finished. resume: go on with the folder if it holds a recording of the same plan.
-    flush_bytes, flush_s: how much is held back at most before it is written.
+    flush_bytes, flush_s: how much is held back at most before a thread begins to write it.
 
     Raises FileExistsError where the folder holds something else (or resume is False), RecordingError where its plan
     differs or another process writes to it.
@@ -63,9 +69,14 @@ class RecordingWriter:
     ) -> None:
         self.path = Path(path)
         self._flush_bytes, self._flush_s = flush_bytes, flush_s
-        self._waiting: list[tuple[dict[str, np.ndarray], int, bool]] = []  # whole episodes not yet on disk
-        self._bytes, self._since = 0, time.monotonic()
+        self._waiting: list[tuple[int, int, bool]] = []  # (stop, seed, complete) of episodes not yet committed
+        self._tail, self._spare = Tail(), Tail()
+        self._thread = ThreadPoolExecutor(1, "torchmem-recording")
+        self._job: tuple[Tail, int, list[tuple[int, int, bool]]] | None = None  # what the thread is to write
+        self._future: Future | None = None
+        self._since = time.monotonic()
         self._arrays: dict[str, zarr.Array] = {}
+        self._aligned = 1  # steps in the longest chunk of a large array
         self._header: dict[str, Any] = {
             "format": FORMAT,
             "finished": False,
@@ -90,6 +101,7 @@ class RecordingWriter:
             else:
                 self._commit({})
         except BaseException:
+            self._thread.shutdown()
             self._lock.close()
             raise
 
@@ -120,6 +132,9 @@ class RecordingWriter:
         if found["steps"]:
             data = zarr.open_group(self.path / DATA, mode="r+")
             self._arrays = {name: _array(data, name) for name in found["arrays"]}
+            self._align()
+            row_bytes = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in found["arrays"].values())
+            self._tail = Tail(found["steps"], self._flush_bytes // max(row_bytes, 1))
 
     # State -----------------------------------------------------------------------------------------------------------
 
@@ -137,60 +152,87 @@ class RecordingWriter:
 
     def append(
         self,
-        activations: Mapping[str, np.ndarray],
-        covariates: Mapping[str, np.ndarray],
+        activations: Mapping[str, Values],
+        covariates: Mapping[str, Values],
         *,
         seed: int = -1,
         complete: bool = True,
     ) -> None:
         """Add one episode: every array (T, ...), T >= 1, the same names, row shapes and dtypes each time.
 
-        A bfloat16 site takes floats (rounded here) or uint16 (its bits). The arrays may be views; they are not kept
-        beyond the next flush. Raises RecordingError naming the array that does not fit.
+        An array may come as a list of pieces. A bfloat16 site takes floats (rounded here) or uint16 (its bits). Nothing
+        is kept of the arrays: they are copied. Raises RecordingError naming the array that does not fit.
         """
         given = dict(zip(GROUPS, (activations, covariates), strict=True))
         episode = {}
         for group, arrays in given.items():
             for name, values in arrays.items():
                 dtype = self._header["sites"].get(name, {}).get("dtype") if group == "activations" else None
-                episode[f"{group}/{name}"] = _stored(name, np.asarray(values), dtype)
-        lengths = {len(values) for values in episode.values()}
-        if len(lengths) != 1 or 0 in lengths:
-            told = {name: len(values) for name, values in episode.items()}
-            raise RecordingError(f"an episode needs arrays of one length, at least 1; got {told or 'no array'}")
-        shapes = {name: [list(values.shape[1:]), values.dtype.name] for name, values in episode.items()}
+                pieces = values if isinstance(values, list) else [values]
+                episode[f"{group}/{name}"] = [_stored(name, np.asarray(piece), dtype) for piece in pieces]
+        lengths = {name: sum(len(piece) for piece in pieces) for name, pieces in episode.items()}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            raise RecordingError(f"an episode needs arrays of one length, at least 1; got {lengths or 'no array'}")
+        shapes = {name: [list(pieces[0].shape[1:]), pieces[0].dtype.name] for name, pieces in episode.items()}
         known = self._header["arrays"]
-        if not known:
-            self._header["arrays"] = shapes
-        elif shapes != known:
+        if known and shapes != known:
             wrong = [n for n in sorted(shapes.keys() | known.keys()) if shapes.get(n) != known.get(n)]
             raise RecordingError(f"{wrong[0]} is {shapes.get(wrong[0])}, earlier episodes had {known.get(wrong[0])}")
-        self._waiting.append((episode, seed, complete))
-        self._bytes += sum(values.nbytes for values in episode.values())
-        if self._bytes >= self._flush_bytes or time.monotonic() - self._since >= self._flush_s:
-            self.flush()
+        if not self._arrays:
+            self._create(shapes, episode)
+        self._tail.append(episode, next(iter(lengths.values())))
+        self._waiting.append((self._tail.stop, seed, complete))
+        if self._tail.nbytes >= self._flush_bytes or time.monotonic() - self._since >= self._flush_s:
+            self._hand_off(self._tail.stop // self._aligned * self._aligned)
 
     def flush(self) -> None:
-        """Put all appended episodes on disk: data first, then the count that makes them part of the recording."""
-        if not self._waiting:
+        """Put all appended episodes on disk."""
+        if self._waiting:
+            self._hand_off(self._tail.stop)
+        self._settle()
+
+    def _hand_off(self, stop: int) -> None:
+        """Let the thread write the rows up to `stop`.
+
+        While appending, `stop` is at the end of a chunk: a chunk that is begun on disk would be read and written again.
+        """
+        self._settle()
+        self._since = time.monotonic()
+        if stop > self._tail.start:
+            self._job = self._tail, stop, [one for one in self._waiting if one[0] <= stop]
+            self._tail.pass_on(stop, self._spare)
+            self._tail, self._spare = self._spare, self._tail
+            self._waiting = [one for one in self._waiting if one[0] > stop]
+            self._future = self._thread.submit(self._write, *self._job)
+
+    def _settle(self) -> None:
+        """Wait until the thread has written. What went wrong there is raised here, and tried again by the next call."""
+        if self._job is None:
             return
-        if not self._arrays:
-            self._create()
-        start = self._header["steps"]
-        stop = start + sum(_length(episode) for episode, _, _ in self._waiting)
+        future = self._future = self._future or self._thread.submit(self._write, *self._job)
+        try:
+            future.result()
+        except BaseException:
+            if future.done():
+                self._future = None
+            raise
+        self._job = self._future = None
+
+    def _write(self, tail: Tail, stop: int, episodes: list[tuple[int, int, bool]]) -> None:
+        """Rows first, then the count that makes the episodes they hold part of the recording."""
         for name, array in self._arrays.items():
             if array.shape[0] < stop:
                 array.resize((stop, *array.shape[1:]))
-            array[start:stop] = np.concatenate([episode[name] for episode, _, _ in self._waiting])
+            array[tail.start : stop] = tail.rows(name, tail.start, stop)
         table = {name: list(values) for name, values in self._header["episodes"].items()}
-        for episode, seed, complete in self._waiting:
-            length = _length(episode)
-            row = (start, start + length, int(seed), length, bool(complete))
+        begin = self._header["steps"]
+        for end, seed, complete in episodes:
+            row = (begin, end, int(seed), end - begin, bool(complete))
             for name, value in zip(EPISODE.names or (), row, strict=True):
                 table[name].append(value)
-            start += length
-        self._commit({"steps": stop, "episodes": table})
-        self._waiting, self._bytes, self._since = [], 0, time.monotonic()
+            begin = end
+        if episodes:
+            self._commit({"steps": begin, "episodes": table})
 
     def finish(self) -> None:
         """Flush, and mark the plan as done."""
@@ -208,6 +250,7 @@ class RecordingWriter:
                     if not any(self.path.iterdir()):
                         self.path.rmdir()
             finally:
+                self._thread.shutdown()
                 self._lock.close()
 
     def __enter__(self) -> RecordingWriter:
@@ -216,16 +259,25 @@ class RecordingWriter:
     def __exit__(self, *_: object) -> None:
         self.close()  # also after an error: what was appended are whole episodes
 
-    def _create(self) -> None:
+    def _create(self, shapes: Mapping[str, list], episode: Mapping[str, list[np.ndarray]]) -> None:
         data = zarr.open_group(self.path / DATA, mode="w")
-        # Bits of one rank side by side compress what float data has in common; lz4 keeps up with the disk.
-        codec = BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle")
-        for name, (shape, dtype) in self._header["arrays"].items():
+        arrays = {}
+        for name, (shape, dtype) in shapes.items():
             row = math.prod(shape) * np.dtype(dtype).itemsize
             rows = 2 ** int(math.log2(min(max(CHUNK_BYTES // max(row, 1), 16), 2**16)))
-            self._arrays[name] = data.create_array(
-                name, shape=(0, *shape), chunks=(rows, *(max(s, 1) for s in shape)), dtype=dtype, compressors=codec
-            )
+            arrays[name] = data.create_array(
+                name, shape=(0, *shape), chunks=(rows, *(max(s, 1) for s in shape)), dtype=dtype,
+                compressors=_codec(episode[name][0]),
+            )  # fmt: skip
+        self._arrays, self._header["arrays"] = arrays, dict(shapes)
+        row_bytes = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
+        self._tail = Tail(0, self._flush_bytes // max(row_bytes, 1))
+        self._align()
+
+    def _align(self) -> None:
+        # small arrays have long chunks, which are cheap to write again
+        rows = [array.chunks[0] for array in self._arrays.values() if array.chunks[0] <= ALIGNED]
+        self._aligned = max(rows, default=1)
 
     def _commit(self, news: Mapping[str, Any]) -> None:
         header = {**self._header, **news}
@@ -233,8 +285,15 @@ class RecordingWriter:
         self._header = header  # only now: after a full disk the next flush tries the same again
 
 
-def _length(episode: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(episode.values())))
+def _codec(sample: np.ndarray) -> BloscCodec:
+    """lz4; equal bits go side by side first where that is worth its time: one-hot, flags, images, not dense floats.
+
+    Chunks that are not full end in zeros, which lz4 alone takes out.
+    """
+    content = np.ascontiguousarray(sample).tobytes()[:TRIAL_BYTES]
+    packed = Blosc(cname="lz4", clevel=1, shuffle=Blosc.BITSHUFFLE).encode(content)
+    worth = len(packed) * WORTH <= len(content)
+    return BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle" if worth else "noshuffle")
 
 
 def _array(data: zarr.Group, name: str) -> zarr.Array:
