@@ -113,3 +113,10 @@ def test_an_unknown_schedule_is_refused_by_name():
     assert learning_rate(0, 1.0, 10) == 0.0 and learning_rate(5, 1.0, 10) == 0.5 and learning_rate(10, 1.0, 10) == 1.0
     with pytest.raises(ValueError, match="schedule='step'"):
         learning_rate(20, 1.0, 10, "step")
+
+
+def test_a_schedule_is_held_and_then_falls_to_a_tenth():
+    rate = lambda update, kind: learning_rate(update, 1.0, 10, kind, anneal=40, hold=20)  # noqa: E731
+    assert rate(20, "linear") == 1.0 and rate(10, "cosine") == 1.0 and rate(5, "linear") == 0.5
+    assert rate(30, "linear") == pytest.approx(0.55) and rate(40, "linear") == rate(99, "linear") == pytest.approx(0.1)
+    assert learning_rate(25, 1.0, 10, "linear", anneal=40) == pytest.approx(0.55)  # no hold: from the warm-up on

@@ -86,7 +86,7 @@ def test_taps_of_the_loss_are_what_hooks_on_the_agent_see(agent):
 
 def test_taps_of_the_loss_are_the_activations_of_the_same_sequence_unrolled(agent):
     batch, noise = draw(agent)
-    every = [name for name in agent.sites if not name.startswith("behaviour.policy")]
+    every = [name for name, site in agent.sites.items() if not site.path.startswith("behaviour.policy")]
     taps = collecting_loss(agent, every)(batch, noise).taps
     before = agent.action_vector({key: batch[key][:, 0] for key in agent.spec.action})
     stoch = F.one_hot(batch["stoch"][:, 0].long(), agent.config.classes).float()

@@ -11,13 +11,19 @@ from torch import Tensor
 from torchmem.models.dreamer.config import DreamerConfig
 
 
-def learning_rate(update: int, lr: float, warmup: int, schedule: str = "const", anneal: int = 0) -> float:
-    """Rate of update index `update` (from 0): linear warm-up from 0, so that the first update changes nothing."""
+def learning_rate(
+    update: int, lr: float, warmup: int, schedule: str = "const", anneal: int = 0, hold: int = 0
+) -> float:
+    """Rate of update index `update` (from 0): linear warm-up from 0, so that the first update changes nothing.
+
+    A linear or cosine schedule falls from update max(warmup, hold) to update anneal. `hold` is ours, not the original's.
+    """
     if warmup and update < warmup:
         return lr * update / warmup
     if schedule == "const":
         return lr
-    share = min((update - warmup) / max(anneal - warmup, 1), 1.0)
+    start = max(warmup, hold)
+    share = min(max(update - start, 0) / max(anneal - start, 1), 1.0)
     if schedule == "linear":
         return lr + (0.1 * lr - lr) * share
     if schedule == "cosine":
@@ -53,7 +59,7 @@ class LaProp(torch.optim.Optimizer):
     def step(self, closure=None) -> None:
         """One update of every parameter that has a gradient; raises if a trained parameter has none."""
         c = self.config
-        lr = learning_rate(self.updates, c.lr, c.warmup, c.schedule, c.anneal)
+        lr = learning_rate(self.updates, c.lr, c.warmup, c.schedule, c.anneal, c.hold)
         self.updates += 1
         nu_fix = 1 - c.beta2**self.updates
         mu_fix = 1 - c.beta1**self.updates

@@ -75,6 +75,7 @@ class DreamerConfig:
     warmup: int = option(1000, "Updates of linear warm-up from 0; the first update changes nothing.")
     schedule: Literal["const", "linear", "cosine"] = option("const", "After the warm-up: const, linear or cosine.")
     anneal: int = option(0, "Updates at which a linear or cosine schedule reaches a tenth of lr.")
+    hold: int = option(0, "Updates for which lr stays up before a linear or cosine schedule falls (0: the warm-up).")
     agc: float = option(0.3, "Clip each tensor's gradient to this share of the tensor's norm.")
     agc_min: float = option(1e-3, "Tensor norm assumed at least, for the clipping.")
     beta1: float = option(0.9, "Momentum of the normalised gradient.")
