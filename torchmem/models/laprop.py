@@ -16,7 +16,7 @@ def learning_rate(
 ) -> float:
     """Rate of update index `update` (from 0): linear warm-up from 0, so that the first update changes nothing.
 
-    A linear or cosine schedule falls from update max(warmup, hold) to update anneal. `hold` is ours, not the original's.
+    A linear or cosine schedule falls from update max(warmup, hold) to update anneal (hold is not in the original).
     """
     if warmup and update < warmup:
         return lr * update / warmup
