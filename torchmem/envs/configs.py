@@ -24,13 +24,13 @@ class DummyConfig:
     action_repeat: int = option(1, "World steps per agent step.")
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check(self.length >= 1, self, "length", "at least 1")
-        _check(self.image >= 0, self, "image", "at least 0")
-        _check(self.vector == 0 or self.vector >= 2, self, "vector", "0 or at least 2")
-        _check(self.image > 0 or self.vector > 0, self, "vector", "at least 2 when image is 0")
-        _check(self.actions >= 1, self, "actions", "at least 1")
-        _check(self.action_repeat >= 1, self, "action_repeat", "at least 1")
+        check_choices(self)
+        check(self.length >= 1, self, "length", "at least 1")
+        check(self.image >= 0, self, "image", "at least 0")
+        check(self.vector == 0 or self.vector >= 2, self, "vector", "0 or at least 2")
+        check(self.image > 0 or self.vector > 0, self, "vector", "at least 2 when image is 0")
+        check(self.actions >= 1, self, "actions", "at least 1")
+        check(self.action_repeat >= 1, self, "action_repeat", "at least 1")
 
 
 @dataclasses.dataclass
@@ -51,9 +51,9 @@ class MinigridMemoryConfig:
         "minigrid", "minigrid: the package's world, one by one; batched: equal to it, all copies at once on a device.")
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check(self.size >= 7 and self.size % 2 == 1, self, "size", "odd and at least 7")
-        _check(self.max_steps is None or self.max_steps >= 1, self, "max_steps", "at least 1, or null")
+        check_choices(self)
+        check(self.size >= 7 and self.size % 2 == 1, self, "size", "odd and at least 7")
+        check(self.max_steps is None or self.max_steps >= 1, self, "max_steps", "at least 1, or null")
 
 
 @dataclasses.dataclass
@@ -67,10 +67,10 @@ class MinigridSwitchingConfig(MinigridMemoryConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(0 <= self.p_switch <= 1, self, "p_switch", "in [0, 1]")
-        _check(1 <= self.n_switches <= 4, self, "n_switches", "in 1..4")
+        check(0 <= self.p_switch <= 1, self, "p_switch", "in [0, 1]")
+        check(1 <= self.n_switches <= 4, self, "n_switches", "in 1..4")
         room = self.size - 8 if self.mode == "cue" else 1
-        _check(self.n_switches <= max(room, 0), self, "n_switches",
+        check(self.n_switches <= max(room, 0), self, "n_switches",
                f"1 outside mode cue and at most {max(room, 0)} for size {self.size}: each needs a cell of the hallway")
 
 
@@ -95,10 +95,10 @@ class MinigridFourRoomConfig:
         "minigrid", "minigrid: on the package, one by one; batched: equal to it, all copies at once on a device.")
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check(self.size >= 9 and self.size % 2 == 1, self, "size", "odd and at least 9")
-        _check(self.max_steps is None or self.max_steps >= 1, self, "max_steps", "at least 1, or null")
-        _check(1 <= self.door_layouts <= 64, self, "door_layouts", "in 1..64")
+        check_choices(self)
+        check(self.size >= 9 and self.size % 2 == 1, self, "size", "odd and at least 9")
+        check(self.max_steps is None or self.max_steps >= 1, self, "max_steps", "at least 1, or null")
+        check(1 <= self.door_layouts <= 64, self, "door_layouts", "in 1..64")
 
 
 @dataclasses.dataclass
@@ -116,27 +116,28 @@ class MemoryMazeConfig:
     randomize_colors: bool = option(False, "Draw the balls' colours from all six each episode.")
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check(self.size >= 7 and self.size % 2 == 1, self, "size", "odd and at least 7")
+        check_choices(self)
+        check(self.size >= 7 and self.size % 2 == 1, self, "size", "odd and at least 7")
         known = self.size in (7, 9, 11, 13, 15)
-        _check(known or self.n_targets is not None, self, "n_targets", f"given for size {self.size}")
-        _check(known or self.time_limit is not None, self, "time_limit", f"given for size {self.size}")
-        _check(self.n_targets is None or 1 <= self.n_targets <= 6, self, "n_targets", "in 1..6, or null")
+        check(known or self.n_targets is not None, self, "n_targets", f"given for size {self.size}")
+        check(known or self.time_limit is not None, self, "time_limit", f"given for size {self.size}")
+        check(self.n_targets is None or 1 <= self.n_targets <= 6, self, "n_targets", "in 1..6, or null")
         substeps = 200 / self.control_freq if self.control_freq > 0 else 0.5
-        _check(substeps == round(substeps), self, "control_freq", "a divisor of the physics' 200 Hz")
-        _check(self.time_limit is None or self.time_limit * self.control_freq >= 1, self, "time_limit",
+        check(substeps == round(substeps), self, "control_freq", "a divisor of the physics' 200 Hz")
+        check(self.time_limit is None or self.time_limit * self.control_freq >= 1, self, "time_limit",
                "at least one agent step long, or null")
-        _check(self.image >= 64, self, "image", "at least 64 (the target's colour is drawn as a border)")
+        check(self.image >= 64, self, "image", "at least 64 (the target's colour is drawn as a border)")
 
 
-def _check(ok: bool, config: Any, key: str, meaning: str) -> None:
+def check(ok: bool, config: Any, key: str, meaning: str) -> None:
+    """Raise ValueError naming the field and its value unless ok."""
     if not ok:
         raise ValueError(f"{type(config).__name__}.{key} must be {meaning}; got {getattr(config, key)!r}")
 
 
-def _check_choices(config: Any) -> None:
+def check_choices(config: Any) -> None:
     """A dataclass does not enforce Literal; a wrong word must not reach the world."""
     for key, hint in typing.get_type_hints(type(config)).items():
         if typing.get_origin(hint) is Literal:
             choices = typing.get_args(hint)
-            _check(getattr(config, key) in choices, config, key, "one of " + ", ".join(map(str, choices)))
+            check(getattr(config, key) in choices, config, key, "one of " + ", ".join(map(str, choices)))
