@@ -116,6 +116,8 @@ class Rollout:
         batch |= {key: rows[key][:, :-1] for key in ("is_first", "value")}
         batch |= {f"{START}{name}": getattr(self.start, name) for name in self.start._fields}
         weight = counts / processes.gather(counts.mean().view(1)).mean()
+        if c.legacy_reset:
+            batch["ends"] = rows["is_last"][:, 1:]
         self.batch = {**batch, "advantage": gain, "target": target, "weight": weight}
 
     def columns(self, order: Tensor) -> Tensors:

@@ -81,9 +81,10 @@ class SaveConfig:
     every_s: float = option(900.0, "Seconds between snapshots (one more at the end and at ctrl-C).")
     keep: int = option(1, "Newest snapshots kept for resuming.")
     ladder: bool = option(False, "Also keep agents (not training states) at 1, 2, 4, 8, ... thousand agent steps.")
+    agents_every: int = option(0, "Also keep the agent every so many agent steps, beside those of the ladder; 0: no.")
 
     def __post_init__(self) -> None:
-        _at_least(0, self, "every_s")
+        _at_least(0, self, "every_s", "agents_every")
         _at_least(1, self, "keep")
 
 

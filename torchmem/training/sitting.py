@@ -180,12 +180,14 @@ class Sitting:
         self.saved_at = x.clock.agent_steps
 
     def ladder(self, agent_steps: int) -> None:
-        """Keep the agent at 1, 2, 4, 8, ... thousand agent steps."""
-        if not self.config.save.ladder:
-            return
-        rung = 1000 * 2 ** int(math.log2(max(agent_steps, 1000) / 1000))
-        if agent_steps - self.experiment.stride < rung <= agent_steps:
-            self.experiment.snapshots.ladder(self.experiment.agent, rung)
+        """Keep the agent at 1, 2, 4, 8, ... thousand agent steps, and every `save.agents_every` of them."""
+        save = self.config.save
+        rungs = {1000 * 2 ** int(math.log2(max(agent_steps, 1000) / 1000))} if save.ladder else set()
+        if save.agents_every:
+            rungs.add(agent_steps // save.agents_every * save.agents_every)
+        for rung in rungs:
+            if agent_steps - self.experiment.stride < rung <= agent_steps and rung > 0:
+                self.experiment.snapshots.ladder(self.experiment.agent, rung)
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """One row of metrics.jsonl, and one line for whoever watches without a progress bar."""

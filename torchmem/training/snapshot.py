@@ -4,7 +4,7 @@
     <logdir>/ckpt/<id>/shared.*           optimiser, counters, the log's watermark
     <logdir>/ckpt/<id>/rank<r>.*          of each process: random states, worlds, carry, replay mark, open write-back
     <logdir>/ckpt/latest                  the id; renamed into place last, which is the moment the snapshot exists
-    <logdir>/ladder/<agent steps>/        agents kept for ever, where save.ladder asks for them
+    <logdir>/ladder/<agent steps>/        agents kept for ever, where save.ladder or save.agents_every asks
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from torchmem.models.heads import named_parameters_of
 from torchmem.models.inputs import concat_keys
 from torchmem.models.noise import Noise, action_noise
 from torchmem.models.ppo.config import PPOConfig
-from torchmem.models.ppo.cores import Memory, make_core
+from torchmem.models.ppo.cores import Core, Memory, make_core
+from torchmem.models.ppo.legacy import train_columns
 from torchmem.models.ppo.losses import policy_loss, value_loss
 from torchmem.models.ppo.network import Actor, Critic, Encoder
 from torchmem.models.ppo.scales import RewardScale
@@ -53,7 +54,7 @@ class PPOAgent(nn.Module):
         self.action_size = sum(space.one_hot_size for space in spec.action.values())
         self.encoder = Encoder(spec.obs, self.action_size, config)
         start_scale = config.start_scale if config.learned_start else None
-        self.core = make_core(config.core, self.encoder.size, config.units, start_scale)
+        self.core = make_core(config.core, self.encoder.size, config.units, start_scale, config.legacy_reset)
         self.actor = Actor(config.units, spec.action, config)
         self.critic = Critic(config.units, config)
         self.reward_scale = RewardScale(config.gamma, config.reward_limit) if config.scale_reward else None
@@ -153,19 +154,16 @@ class PPOAgent(nn.Module):
 
         batch, each (B, T, ...): observations, actions, is_first; `logp` and `value` as recorded; `advantage`, `target`;
         `weight`, 0 where a row is no decision, else about 1 (its mean over the rollout is 1). And `start.hidden`,
-        `start.cell`, `start.action` (B, ...): the carry before the first row. noise is not read.
+        `start.cell`, `start.action` (B, ...): the carry before the first row. With legacy_reset also `ends`, see
+        `recompute`. noise is not read.
         """
         return LossOut(*self.loss_parts(batch, noise))
 
     def loss_parts(self, batch: Mapping[str, Tensor], noise: Noise) -> tuple:
         """The fields of LossOut in order, as plain tensors and dictionaries."""
-        c, first = self.config, batch["is_first"]
+        c, now = self.config, self.recompute(batch)
         actions = {key: batch[key] for key in self.spec.action}
-        start = PPOCarry(*(batch[START + name] for name in PPOCarry._fields))
-        x, taken = self._encode(batch, actions, first, start)
-        hidden, memory = self.core(x, first, Memory(start.hidden, start.cell))
-        params, value = self.actor(hidden), self.critic(hidden)
-        logp = self.actor.logp(params, actions)
+        params, value, logp = now.policy, now.value, self.actor.logp(now.policy, actions)
         acting, ratio = policy_loss(logp, batch["logp"], batch["advantage"], c.clip)
         weight = batch["weight"]
         losses = {
@@ -181,8 +179,23 @@ class PPOAgent(nn.Module):
             clipped = (((ratio - 1).abs() > c.clip) * weight).mean()
         metrics = {f"loss/{name}": value.detach() for name, value in means.items()}
         metrics |= {"loss/total": total.detach(), "entropy": -metrics["loss/entropy"], "kl": kl, "clipped": clipped}
-        carry = PPOCarry(memory.hidden.detach(), memory.cell.detach(), taken[:, -1])
-        return total, losses, metrics, {}, {}, carry
+        return total, losses, metrics, {}, {}, PPOCarry(*(part.detach() for part in now.carry))
+
+    def recompute(self, batch: Mapping[str, Tensor]) -> PPOUnrolled:
+        """What today's weights make of the columns of `loss`: the same as was collected, before any update.
+
+        Not so with `legacy_reset`: there it is what the original program recomputed (legacy.py), and batch holds `ends`
+        (B, T) bool too, where an action ended its episode.
+        """
+        first, start = batch["is_first"], PPOCarry(*(batch[START + name] for name in PPOCarry._fields))
+        x, taken = self._encode(batch, {key: batch[key] for key in self.spec.action}, first, start)
+        memory = Memory(start.hidden, start.cell)
+        if self.config.legacy_reset:
+            assert isinstance(self.core, Core)  # PPOConfig allows the gru only
+            hidden, memory = train_columns(self.core, x, batch["ends"], batch["weight"] == 0, memory)
+        else:
+            hidden, memory = self.core(x, first, memory)
+        return PPOUnrolled(self.actor(hidden), self.critic(hidden), hidden, PPOCarry(*memory, taken[:, -1]))
 
     def commit(self, out: LossOut) -> None:
         """Nothing: running scales move once per rollout, after its last update (training/rollout.py)."""
@@ -197,6 +210,8 @@ class PPOAgent(nn.Module):
         for name in ("advantage", "target", "value"):
             batch[name] = torch.randn((rows, steps), generator=generator)
         batch |= {"is_first": first, "weight": (~first.roll(-1, 1)).float()}
+        if self.config.legacy_reset:
+            batch["ends"] = first.roll(-2, 1) & ~first  # two rows on, behind the one that closes an episode
         batch[START + "hidden"] = torch.randn((rows, self.config.units), generator=generator).tanh()
         cells = self.config.units if self.config.core == "lstm" else 0
         batch[START + "cell"] = torch.randn((rows, cells), generator=generator)

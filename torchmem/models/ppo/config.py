@@ -31,6 +31,9 @@ class PPOConfig:
     )
     learned_start: bool = option(True, "Learn the state that every episode starts from; false: zeros.")
     start_scale: float = option(0.1, "Standard deviation of the learned state's first values.")
+    legacy_reset: bool = option(
+        False, "Reset memory as the program behind imported procgen-ppo checkpoints did; only to replay them."
+    )
     initial_std: float = option(1.0, "Standard deviation of a continuous policy before training.")
     # Losses.
     gamma: float = option(0.99, "Discount per agent step.")
@@ -71,6 +74,7 @@ class PPOConfig:
             value = getattr(self, name)
             _check(value is None or value > 0, self, name, "above 0, or null")
         _check(self.core in ("gru", "lstm", "mlp"), self, "core", "gru, lstm or mlp")
+        _check(self.core == "gru" or not self.legacy_reset, self, "legacy_reset", "false unless core=gru")
         _check(bool(self.image_channels), self, "image_channels", "one number or more")
 
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from torchmem.models.layers import Tap
 from torchmem.models.ppo.gru_scan import GRUScan
+from torchmem.models.ppo.lstm_scan import LSTMScan
+from torchmem.models.ppo.legacy import kept_start
 from torchmem.models.ppo.segments import cut
 
 kernels: Any = torch._VF  # torch.nn.GRU and LSTM call these too; they take weights that an overlay put in place
@@ -55,6 +57,7 @@ class Core(nn.Module, ABC):
         else:
             self.start = nn.Parameter(start_scale * torch.randn(width))
         self.state = Tap()
+        self.legacy = False  # resets as in legacy.py
 
     @abstractmethod
     def step(self, gates: Tensor, memory: Memory) -> Memory:
@@ -79,7 +82,7 @@ class Core(nn.Module, ABC):
         return any(m._forward_hooks or m._forward_pre_hooks for m in self.modules() if m is not self)
 
     def forward(self, x: Tensor, is_first: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        return self.stepwise(x, is_first, memory) if self.hooked else self.whole(x, is_first, memory)
+        return self.stepwise(x, is_first, memory) if self.hooked or self.legacy else self.whole(x, is_first, memory)
 
     def stepwise(self, x: Tensor, is_first: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """The same, one step after the other through the taps."""
@@ -93,6 +96,9 @@ class Core(nn.Module, ABC):
     def reset_where(self, first: Tensor, memory: Memory) -> Memory:
         hidden, cell = self.begin()
         first = first.unsqueeze(-1)
+        if self.legacy:
+            kept = kept_start(memory.hidden, hidden)
+            return memory._replace(hidden=torch.where(first & ~kept, 0.0, memory.hidden))
         return Memory(torch.where(first, hidden, memory.hidden), torch.where(first, cell, memory.cell))
 
     def one(self, x: Tensor, is_first: Tensor, memory: Memory) -> Memory:
@@ -167,7 +173,13 @@ class LSTMCore(Core):
         return Memory(self.state(self.show(torch.sigmoid(show)) * torch.tanh(cell)), cell)
 
     def whole(self, x: Tensor, is_first: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        return self.packed(kernels.lstm, x, is_first, memory)
+        if x.device.type == "cuda":
+            return self.packed(kernels.lstm, x, is_first, memory)
+        gates = F.linear(x.transpose(0, 1), self.weight_ih, self.bias_ih + self.bias_hh)
+        keep = (~is_first).to(x.dtype).t().unsqueeze(-1)
+        carried = (part.expand(x.shape[0], -1) for part in memory)
+        out, cell = LSTMScan.apply(gates, *carried, self.weight_hh, keep, *self.begin())  # type: ignore[misc]
+        return out.transpose(0, 1), Memory(out[-1], cell)
 
 
 class NoMemory(nn.Module):
@@ -195,8 +207,15 @@ class NoMemory(nn.Module):
         return Memory(self.state(torch.relu(self.linear(x))), memory.cell)
 
 
-def make_core(kind: str, size_in: int, units: int, start_scale: float | None) -> Core | NoMemory:
-    """kind: gru, lstm or mlp. start_scale: deviation of the learned start state's first values; None: always zeros."""
+def make_core(
+    kind: str, size_in: int, units: int, start_scale: float | None, legacy: bool = False
+) -> Core | NoMemory:
+    """kind: gru, lstm or mlp. start_scale: deviation of the learned start state's first values; None: always zeros.
+
+    legacy: gru only, resets as in legacy.py.
+    """
     if kind == "mlp":
         return NoMemory(size_in, units)
-    return {"gru": GRUCore, "lstm": LSTMCore}[kind](size_in, units, start_scale)
+    core = {"gru": GRUCore, "lstm": LSTMCore}[kind](size_in, units, start_scale)
+    core.legacy = legacy
+    return core
