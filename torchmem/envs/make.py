@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 
+from torchmem.envs.bsuite_config import DiscountingChainConfig, MemoryLengthConfig
 from torchmem.envs.configs import (
     DummyConfig,
     MemoryMazeConfig,
@@ -17,6 +18,10 @@ from torchmem.envs.configs import (
     MinigridMemoryConfig,
     MinigridSwitchingConfig,
 )
+from torchmem.envs.crafter_config import CrafterConfig
+from torchmem.envs.lunar_lander_config import LunarLanderConfig
+from torchmem.envs.popgym_config import IDS as POPGYM_IDS
+from torchmem.envs.popgym_config import PopGymConfig
 from torchmem.envs.protocol import World
 from torchmem.types import EnvSpec
 
@@ -27,6 +32,11 @@ CONFIGS: dict[str, type] = {
     "minigrid_switching": MinigridSwitchingConfig,
     "minigrid_four_room": MinigridFourRoomConfig,
     "memory_maze": MemoryMazeConfig,
+    "popgym": PopGymConfig,
+    "bsuite_memory_length": MemoryLengthConfig,
+    "bsuite_discounting_chain": DiscountingChainConfig,
+    "crafter": CrafterConfig,
+    "lunar_lander": LunarLanderConfig,
 }
 # name -> its class, as text: a simulator is imported by the process that runs it and by no other.
 WORLDS: dict[str, str] = {
@@ -35,6 +45,11 @@ WORLDS: dict[str, str] = {
     "minigrid_switching": "torchmem.envs.minigrid_switching:MinigridSwitching",
     "minigrid_four_room": "torchmem.envs.minigrid_four_room:MinigridFourRoom",
     "memory_maze": "torchmem.envs.memory_maze:MemoryMaze",
+    "popgym": "torchmem.envs.popgym:PopGym",
+    "bsuite_memory_length": "torchmem.envs.bsuite:MemoryLength",
+    "bsuite_discounting_chain": "torchmem.envs.bsuite:DiscountingChain",
+    "crafter": "torchmem.envs.crafter:Crafter",
+    "lunar_lander": "torchmem.envs.lunar_lander:LunarLander",
 }
 # gymnasium id -> (name, arguments that differ from the defaults)
 IDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,6 +65,12 @@ IDS: dict[str, tuple[str, dict[str, Any]]] = {
     "torchmem/FourRoomMemory-v0": ("minigrid_four_room", {}),
     **{f"torchmem/FourRoomMemoryS{s}-v0": ("minigrid_four_room", {"size": s}) for s in (9, 11, 13, 17)},
     **{f"torchmem/MemoryMaze-{s}x{s}-v0": ("memory_maze", {"size": s}) for s in (9, 11, 13, 15)},
+    **POPGYM_IDS,
+    "torchmem/BsuiteMemoryLength-v0": ("bsuite_memory_length", {}),
+    "torchmem/BsuiteDiscountingChain-v0": ("bsuite_discounting_chain", {}),
+    "torchmem/Crafter-v0": ("crafter", {}),
+    "torchmem/LunarLander-v0": ("lunar_lander", {}),
+    "torchmem/LunarLanderContinuous-v0": ("lunar_lander", {"continuous": True}),
 }
 
 
