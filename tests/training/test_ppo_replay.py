@@ -87,7 +87,7 @@ def test_d1_legacy_differs_from_the_terminal_row_on_and_nowhere_before(world):
 
 
 def test_d1_legacy_is_what_the_original_computed():
-    """Written again with torch.nn.GRU, as the spec tells it: no closing rows, memory times 1 - done of the same step."""
+    """Written again with torch.nn.GRU, as the spec has it: no closing rows, memory times 1 - done of the same step."""
     rollout = make(legacy_reset=True)
     agent = rollout.agent
     gru = nn.GRU(agent.encoder.size, 16)

@@ -195,7 +195,8 @@ class PPOAgent(nn.Module):
             hidden, memory = train_columns(self.core, x, batch["ends"], batch["weight"] == 0, memory)
         else:
             hidden, memory = self.core(x, first, memory)
-        return PPOUnrolled(self.actor(hidden), self.critic(hidden), hidden, PPOCarry(*memory, taken[:, -1]))
+        carry = PPOCarry(memory.hidden, memory.cell, taken[:, -1])
+        return PPOUnrolled(self.actor(hidden), self.critic(hidden), hidden, carry)
 
     def commit(self, out: LossOut) -> None:
         """Nothing: running scales move once per rollout, after its last update (training/rollout.py)."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from torchmem.models.layers import Tap
 from torchmem.models.ppo.gru_scan import GRUScan
-from torchmem.models.ppo.lstm_scan import LSTMScan
 from torchmem.models.ppo.legacy import kept_start
+from torchmem.models.ppo.lstm_scan import LSTMScan
 from torchmem.models.ppo.segments import cut
 
 kernels: Any = torch._VF  # torch.nn.GRU and LSTM call these too; they take weights that an overlay put in place

@@ -1,4 +1,4 @@
-"""Resets as the program had them whose checkpoints `torchmem import procgen-ppo` reads. Wrong, and kept for replay only.
+"""Resets as in the program whose checkpoints `torchmem import procgen-ppo` reads. Wrong, and kept for replay only.
 
 Two defects (spec simulator.md 1.4, measured there):
 
