@@ -8,6 +8,7 @@ from torch import nn
 
 from torchmem.models.ppo.cores import Core, GRUCore, LSTMCore, Memory, kernels, make_core
 from torchmem.models.ppo.gru_scan import GRUScan
+from torchmem.models.ppo.lstm_scan import LSTMScan
 from torchmem.models.ppo.segments import cut
 
 ROWS, STEPS, IN, UNITS = 5, 7, 3, 4
@@ -86,6 +87,11 @@ def test_gradients_of_the_scan_are_those_of_its_values():
     keep = (~first).double().t().unsqueeze(-1)
     free = (gates, memory.hidden, core.weight_hh, core.bias_hh)
     assert torch.autograd.gradcheck(lambda g, h, w, b, s: GRUScan.apply(g, h, w, b, keep, s), (*free, core.start))
+    core = make("lstm")
+    _, first, memory = inputs(core, "all kinds")
+    gates = torch.randn(STEPS, ROWS, 4 * UNITS, dtype=torch.float64, requires_grad=True)
+    free = (gates, *memory, core.weight_hh)
+    assert torch.autograd.gradcheck(lambda g, h, c, w, *s: LSTMScan.apply(g, h, c, w, keep, *s), (*free, *core.begin()))
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "mlp"])
