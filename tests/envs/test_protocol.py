@@ -17,6 +17,7 @@ CASES = [
     ("minigrid_memory", {"obs": "rgb", "random_length": True, "start": "cue_room"}),
     ("minigrid_switching", {"n_switches": 2}), ("minigrid_switching", {"mode": "rule", "obs": "symbolic"}),
     ("minigrid_four_room", {"size": 9, "door_layouts": 3, "n_candidates": 2}),
+    ("lunar_lander", {}), ("lunar_lander", {"continuous": True, "wind": True, "reward_fuel": 0.0}),
 ]
 
 
