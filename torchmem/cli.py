@@ -91,16 +91,31 @@ def envs(parser: argparse.ArgumentParser) -> Action:
 
 @verb("import")
 def import_(parser: argparse.ArgumentParser) -> Action:
-    """Read another program's checkpoint into a run folder: dreamerv3 is danijar/dreamerv3's logdir."""
-    parser.add_argument("program", choices=["dreamerv3"], help="who wrote it")
-    parser.add_argument("logdir", help="its run folder: config.yaml, ckpt/, replay/")
+    """Read another program's checkpoint into a run folder: a danijar/dreamerv3 logdir, a train-procgen-pytorch file."""
+    parser.add_argument("program", choices=["dreamerv3", "procgen-ppo"], help="who wrote it")
+    parser.add_argument("source", metavar="PATH", help="a logdir (config.yaml, ckpt/, replay/), or a model_<steps>.pth")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="new run folder, such as runs/x")
-    parser.add_argument("--spec", metavar="FILE.json", help="the world, where the logdir does not tell it")
+    parser.add_argument("--spec", metavar="FILE.json", help="the world, where neither checkpoint nor --game tells it")
+    parser.add_argument("--game", default="coinrun", help="procgen-ppo: what it was trained on (%(default)s)")
+    parser.add_argument("--mode", default="hard", help="procgen-ppo: of that game (%(default)s)")
+    parser.add_argument(
+        "--no-legacy-reset",
+        action="store_true",
+        help="procgen-ppo: start episodes from init_hx as was meant, not from zeros as these agents were trained",
+    )
 
     def act(given: argparse.Namespace) -> int:
-        from torchmem.models.importers.dreamerv3_logdir import import_logdir
+        if given.program == "dreamerv3":
+            from torchmem.models.importers.dreamerv3_logdir import import_logdir
 
-        out = import_logdir(given.logdir, given.out, given.spec)
+            out = import_logdir(given.source, given.out, given.spec)
+        else:
+            from torchmem.envs.make import env_spec
+            from torchmem.models.importers.procgen_ppo import import_checkpoint
+
+            world = {"game": given.game, "mode": given.mode, "use_backgrounds": False}
+            spec = given.spec or env_spec("procgen", **world)
+            out = import_checkpoint(given.source, given.out, spec, legacy_reset=not given.no_legacy_reset)
         say(f"wrote {out}; read it with torchmem.load({str(out)!r})")
         return 0
 
