@@ -8,7 +8,7 @@ export PYTHON TORCH SYSTEM
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help setup train test lint types check doctor clean
+.PHONY: help setup train demo test lint types check doctor clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -18,6 +18,9 @@ setup: ## .venv with pinned packages, and system libraries; quick when up to dat
 
 train: setup ## DreamerV3 on a small Memory Maze, sized for two CPU cores; ARGS="seed=1 ..." overrides anything
 	$(RUN)/python train.py agent=dreamer env=memory_maze preset=laptop $(ARGS)
+
+demo: setup ## trains an agent that remembers, reads its memory, swaps it and opens the report: under three minutes
+	$(RUN)/python examples/memory_story.py
 
 test: setup ## all tests; ARGS="-k replay -x" goes to pytest
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)

@@ -29,14 +29,14 @@ from torchmem.surgery.model import Model
 from torchmem.training.config import compose
 from torchmem.training.device import fast_matmul
 
-ROWS, STEPS, WORLDS = 16, 64, 16
+ROWS, STEPS, WORLDS, EPISODE = 16, 64, 16, 200
 LIMITS = {"trace": 1.15, "record": 1.3, "taps": 1.05}
 
 
-def agent_of(size: str, world: str) -> DreamerAgent:
+def agent_of(size: str, world: str, **kwargs: int) -> DreamerAgent:
     config = compose(["agent=dreamer", f"env={world}", f"size={size}"]).agent
     torch.manual_seed(0)
-    return DreamerAgent(env_spec(world), config)
+    return DreamerAgent(env_spec(world, **kwargs), config)
 
 
 def trace_pair(size: str) -> tuple[Callable, Callable]:
@@ -58,14 +58,14 @@ def trace_pair(size: str) -> tuple[Callable, Callable]:
     return plain, traced
 
 
-def record_pair(size: str, episodes: int = 2 * WORLDS) -> tuple[Callable, Callable]:
+def record_pair(size: str, episodes: int = WORLDS) -> tuple[Callable, Callable]:
     """All dynamics.* sites to a zarr recording, against the same episodes acted without a record."""
-    model = Model(agent_of(size, "dummy"))
+    model = Model(agent_of(size, "dummy", length=EPISODE))
     agent = model.agent
 
     def acting() -> None:
         generator, done = torch.Generator().manual_seed(0), 0
-        with VectorEnv("dummy", {}, WORLDS, split="record", seed=0) as worlds:
+        with VectorEnv("dummy", {"length": EPISODE}, WORLDS, split="record", seed=0) as worlds:
             collector = Collector(worlds, agent.initial(WORLDS), agent.device)
             while done < episodes:
                 collector.step(lambda obs, carry: agent.policy(obs, carry, agent.acting_noise(WORLDS, generator)))

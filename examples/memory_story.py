@@ -1,4 +1,4 @@
-"""Where does an agent keep the cue, and does it act on what it keeps there?   python examples/memory_story.py [RUN]
+"""Where does an agent keep the cue, and does it act on what it keeps there?  examples/memory_story.py [RUN [OUT]]
 
 A recurrent PPO agent learns MiniGrid-Memory (or RUN is opened). Then: can the cue be read from its memory through the
 delay, and does swapping the memory in the middle of the delay, between two worlds that differ in the cue alone, turn
@@ -6,6 +6,7 @@ its choice around? Every number stands beside its control.
 """
 
 import sys
+import webbrowser
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torchmem.analysis.fit_probe import fit_probe
 from torchmem.envs.tensor_world import TensorWorld
 from torchmem.models.ppo.agent import PPOAgent
 from torchmem.models.ppo.config import PPOConfig
+from torchmem.report import write_report
 from torchmem.studies.memory_swap import swap_memory
 from torchmem.surgery.model import Model
 from torchmem.training.ppo_loop import learn
@@ -46,9 +48,15 @@ def story(model: Model, folder: Path, episodes: int = 200, pairs: int = 200) -> 
     print(swap.summary())
     for name, result in {"probe": probe, "swap": swap}.items():
         result.save(folder / name, overwrite=True)  # numbers, provenance and figure.png
+    write_report(folder / "report.html", "What this agent remembers", {
+        "Can the cue be read from its memory?": probe, "Does it act on what it keeps there?": swap,
+    })
     return {"probe": probe, "swap": swap}
 
 
 if __name__ == "__main__":
     opened = torchmem.load(sys.argv[1]) if len(sys.argv) > 1 else train()
-    story(opened, Path("runs/memory_story"))
+    out = Path(sys.argv[2] if len(sys.argv) > 2 else "runs/memory_story")
+    story(opened, out)
+    print(f"report: {out / 'report.html'}")
+    webbrowser.open((out / "report.html").resolve().as_uri())  # does nothing where there is no browser

@@ -16,6 +16,7 @@ LEAF_IMPORTS: dict[str, tuple[str, ...]] = {
     "allocator": (),
     "recording": ("types", "files", "errors", "result", "recording"),  # a package
     "result": ("types", "files", "errors"),
+    "report": ("files", "result"),
     "video": (),
 }
 LEAVES = tuple(LEAF_IMPORTS)

@@ -24,4 +24,6 @@ def test_the_memory_story(tmp_path, capsys):
     assert swap.rate("same cue")[0] <= 0.02, "and not the act of swapping"
     assert swap.rate("random units")[0] < 0.5 * swap.rate("top units")[0] + 0.1
     assert (tmp_path / "swap" / "figure.png").stat().st_size > 5000
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 2 and "provenance" not in page.split("<h2>")[0]
     assert "swapped" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from torchmem.errors import TorchmemError
+from torchmem.report import write_report
 from torchmem.result import Provenance, Result, load_result
 
 
@@ -130,3 +131,12 @@ def test_provenance_tells_what_the_process_knows():
     assert (again.checkpoint, again.weights, again.edits) == ("runs/x", "ab", ("cut",))
     assert again.command != "old" and again.seeds == {"record": 1, "probe": 2}
     assert Provenance.from_json(json.loads(json.dumps(again.to_json()))) == again
+
+
+def test_a_report_is_one_page_with_every_number_and_figure(tmp_path):
+    two = {"first": made(), "second": made()}
+    path = write_report(tmp_path / "new" / "report.html", "Cues & <memory>", two, "one\n\ntwo")
+    page = path.read_text()
+    assert page.count("data:image/png;base64,") == 2 and page.count("<h2>") == 2 and page.count("<p>") == 2
+    assert "Cues &amp; &lt;memory&gt;" in page and "http" not in page, "nothing is fetched from elsewhere"
+    assert made().summary() in page and made().provenance.torchmem in page

@@ -172,14 +172,15 @@ class Result:
             np.savez(content, allow_pickle=False, **arrays)
             atomic_write(part / ARRAYS, content.getvalue())
             card["arrays_sha256"] = hashlib.sha256(content.getvalue()).hexdigest()
-            atomic_write(part / FIGURE, self._png())
+            atomic_write(part / FIGURE, self.png())
             atomic_write(part / CARD, _json(card, "provenance"))
             _put(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return path
 
-    def _png(self) -> bytes:
+    def png(self) -> bytes:
+        """Its figure as a PNG file."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=self.figure_size, layout="constrained")  # without pyplot, which would keep it
