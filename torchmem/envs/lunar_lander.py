@@ -171,7 +171,7 @@ def own_term(text: str) -> tuple[float, Term]:
     try:
         if not colon:
             raise ValueError("it has no colon")
-        term = getattr(importlib.import_module(module), name)
+        term: Any = getattr(importlib.import_module(module), name)
         if not callable(term):
             raise ValueError(f"{name} is no function")
         return float(weight) if star else 1.0, term

@@ -47,6 +47,7 @@ def start_of(batch: dict[str, torch.Tensor]) -> PPOCarry:
 
 
 CASES = [(MEMORY, "gru"), (MEMORY, "lstm"), (MEMORY, "mlp"), (MIXED, "gru"), (MIXED, "lstm")]
+TOWERS = {"core": "mlp", "core_layer": False, "activation": "tanh", "encoder_layers": 0, "head_layers": 2}
 
 
 @pytest.mark.parametrize(("spec", "core"), CASES, ids=lambda v: v if isinstance(v, str) else ",".join(v.obs))
@@ -218,3 +219,25 @@ def test_actions_are_fair_draws_and_the_mode_is_the_mode():
 def test_wrong_numbers_are_refused_by_name(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         dataclasses.replace(PPOConfig(), **change)
+
+
+def test_two_towers_without_a_shared_layer():
+    """encoder_layers=0 and core_layer=false: actor and critic read the observation itself and share no weight."""
+    agent = make(**TOWERS, head_units=16)
+    assert {name.split(".")[0] for name, _ in agent.trained()} == {"actor", "critic"}
+    batch = agent.random_batch(4, 5)
+    out = agent.unroll(batch, {k: batch[k] for k in MEMORY.action}, batch["is_first"], start_of(batch))
+    assert out.hidden.shape == (4, 5, 23) and agent.memory_of(agent.initial(3)).shape == (3, 23)
+    seen = torch.cat([torch.nn.functional.one_hot(batch["grid"].long(), 5).flatten(2).float(), batch["speed"]], -1)
+    torch.testing.assert_close(out.hidden, seen)
+    first = agent.critic.mlp[0]
+    hidden = torch.tanh(seen @ first[0].weight.T + first[0].bias)  # type: ignore[index, operator, union-attr]
+    torch.testing.assert_close(first(seen), hidden)
+    agent.loss(batch, Noise.mode()).total.backward()
+    assert all(p.grad.abs().sum() > 0 for p in agent.parameters() if p.numel() > 4)  # type: ignore[union-attr]
+    assert agent.sites["memory"].shape == (23,)
+    for core in ("gru", "lstm"):
+        with pytest.raises(ValueError, match="core_layer must be true"):
+            PPOConfig(core=core, core_layer=False)
+    with pytest.raises(ValueError, match="activation must be relu or tanh"):
+        PPOConfig(activation="gelu")  # type: ignore[arg-type]

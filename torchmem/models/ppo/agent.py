@@ -54,9 +54,12 @@ class PPOAgent(nn.Module):
         self.action_size = sum(space.one_hot_size for space in spec.action.values())
         self.encoder = Encoder(spec.obs, self.action_size, config)
         start_scale = config.start_scale if config.learned_start else None
-        self.core = make_core(config.core, self.encoder.size, config.units, start_scale, config.legacy_reset)
-        self.actor = Actor(config.units, spec.action, config)
-        self.critic = Critic(config.units, config)
+        self.core = make_core(
+            config.core, self.encoder.size, config.units, start_scale, config.legacy_reset, config.activation,
+            config.core_layer,
+        )  # fmt: skip
+        self.actor = Actor(self.core.units, spec.action, config)
+        self.critic = Critic(self.core.units, config)
         self.reward_scale = RewardScale(config.gamma, config.reward_limit) if config.scale_reward else None
 
     @property
@@ -213,8 +216,8 @@ class PPOAgent(nn.Module):
         batch |= {"is_first": first, "weight": (~first.roll(-1, 1)).float()}
         if self.config.legacy_reset:
             batch["ends"] = first.roll(-2, 1) & ~first  # two rows on, behind the one that closes an episode
-        batch[START + "hidden"] = torch.randn((rows, self.config.units), generator=generator).tanh()
-        cells = self.config.units if self.config.core == "lstm" else 0
+        batch[START + "hidden"] = torch.randn((rows, self.core.units), generator=generator).tanh()
+        cells = self.core.units if self.config.core == "lstm" else 0
         batch[START + "cell"] = torch.randn((rows, cells), generator=generator)
         batch[START + "action"] = self.action_vector({k: batch[k][:, 0] for k in self.spec.action})
         batch = {key: value.to(self.device) for key, value in batch.items()}

@@ -20,6 +20,8 @@ class PPOConfig:
     # Architecture.
     core: Literal["gru", "lstm", "mlp"] = option("gru", "What carries memory; mlp carries none: a control.")
     units: int = option(64, "Units of the core.")
+    core_layer: bool = option(True, "Whether core=mlp has a layer; false: it hands the encoding on as it is.")
+    activation: Literal["relu", "tanh"] = option("relu", "Of every dense layer outside the image encoder.")
     encoder_units: int = option(64, "Units of each layer that encodes vectors and the last action.")
     encoder_layers: int = option(1, "Layers of the vector encoder; 0 hands the vectors to the core as they are.")
     image_channels: list[int] = option([16, 32, 32], "Channels of the IMPALA stages; each halves the resolution.")
@@ -75,6 +77,8 @@ class PPOConfig:
             _check(value is None or value > 0, self, name, "above 0, or null")
         _check(self.core in ("gru", "lstm", "mlp"), self, "core", "gru, lstm or mlp")
         _check(self.core == "gru" or not self.legacy_reset, self, "legacy_reset", "false unless core=gru")
+        _check(self.core == "mlp" or self.core_layer, self, "core_layer", f"true for core={self.core}")
+        _check(self.activation in ("relu", "tanh"), self, "activation", "relu or tanh")
         _check(bool(self.image_channels), self, "image_channels", "one number or more")
 
 

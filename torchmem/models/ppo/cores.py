@@ -182,40 +182,54 @@ class LSTMCore(Core):
         return out.transpose(0, 1), Memory(out[-1], cell)
 
 
-class NoMemory(nn.Module):
-    """A layer in place of a core: what an agent does that remembers nothing. Its carry holds its last output only."""
+def unchanged(value: Tensor) -> Tensor:
+    return value
 
-    def __init__(self, size_in: int, units: int) -> None:
+
+class NoMemory(nn.Module):
+    """A layer in place of a core: what an agent does that remembers nothing. Its carry holds its last output only.
+
+    units None: no layer, x is handed on. activation: relu or tanh.
+    """
+
+    nothing: Tensor
+
+    def __init__(self, size_in: int, units: int | None, activation: str = "relu") -> None:
         super().__init__()
-        self.units = units
-        self.linear = nn.Linear(size_in, units)
-        nn.init.orthogonal_(self.linear.weight, math.sqrt(2))
-        nn.init.zeros_(self.linear.bias)
+        self.units = size_in if units is None else units
+        self.linear, self.activate = nn.Identity(), unchanged
+        if units is not None:
+            self.linear = nn.Linear(size_in, units)
+            nn.init.orthogonal_(self.linear.weight, math.sqrt(2))
+            nn.init.zeros_(self.linear.bias)
+            self.activate = {"relu": torch.relu, "tanh": torch.tanh}[activation]
+        self.register_buffer("nothing", torch.zeros(0), persistent=False)  # knows device and type without a layer
         self.state = Tap()
 
     def initial(self, batch: int) -> Memory:
-        zeros = self.linear.weight.new_zeros
+        zeros = self.nothing.new_zeros
         return Memory(zeros(batch, self.units), zeros(batch, 0))
 
     def forward(self, x: Tensor, is_first: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        out = self.state(torch.relu(self.linear(x)))
+        out = self.state(self.activate(self.linear(x)))
         return out, Memory(out[:, -1], memory.cell)
 
     stepwise = forward
 
     def one(self, x: Tensor, is_first: Tensor, memory: Memory) -> Memory:
-        return Memory(self.state(torch.relu(self.linear(x))), memory.cell)
+        return Memory(self.state(self.activate(self.linear(x))), memory.cell)
 
 
 def make_core(
-    kind: str, size_in: int, units: int, start_scale: float | None, legacy: bool = False
-) -> Core | NoMemory:
+    kind: str, size_in: int, units: int, start_scale: float | None, legacy: bool = False, activation: str = "relu",
+    layer: bool = True,
+) -> Core | NoMemory:  # fmt: skip
     """kind: gru, lstm or mlp. start_scale: deviation of the learned start state's first values; None: always zeros.
 
-    legacy: gru only, resets as in legacy.py.
+    legacy: gru only, resets as in legacy.py. activation, layer: mlp only.
     """
     if kind == "mlp":
-        return NoMemory(size_in, units)
+        return NoMemory(size_in, units if layer else None, activation)
     core = {"gru": GRUCore, "lstm": LSTMCore}[kind](size_in, units, start_scale)
     core.legacy = legacy
     return core

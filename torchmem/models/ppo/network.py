@@ -15,12 +15,14 @@ from torchmem.models.ppo.impala import Impala
 from torchmem.models.ppo.scales import ObsScale
 from torchmem.types import Space
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
 
 class Dense(nn.Sequential):
-    """Linear and ReLU, orthogonal at first."""
+    """Linear and activation, orthogonal at first."""
 
-    def __init__(self, size_in: int, size_out: int) -> None:
-        super().__init__(orthogonal(nn.Linear(size_in, size_out), math.sqrt(2)), nn.ReLU())
+    def __init__(self, size_in: int, size_out: int, activation: str) -> None:
+        super().__init__(orthogonal(nn.Linear(size_in, size_out), math.sqrt(2)), ACTIVATIONS[activation]())
 
 
 def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
@@ -29,8 +31,8 @@ def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
     return layer
 
 
-def layers(size_in: int, units: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(Dense(size_in if i == 0 else units, units) for i in range(count)))
+def layers(size_in: int, units: int, count: int, activation: str) -> nn.Sequential:
+    return nn.Sequential(*(Dense(size_in if i == 0 else units, units, activation) for i in range(count)))
 
 
 class Encoder(nn.Module):
@@ -48,7 +50,7 @@ class Encoder(nn.Module):
         self.size = 0
         width = sum(s.one_hot_size for s in self.vectors.values()) + (action_size if self.see_action else 0)
         if width:
-            self.mlp = layers(width, config.encoder_units, config.encoder_layers)
+            self.mlp = layers(width, config.encoder_units, config.encoder_layers, config.activation)
             self.size += config.encoder_units if config.encoder_layers else width
         if self.images:
             sides = {space.shape[:2] for space in self.images.values()}
@@ -85,7 +87,7 @@ class Actor(PolicyHead):
     def __init__(self, size_in: int, spaces: Mapping[str, Space], config: PPOConfig) -> None:
         nn.Module.__init__(self)  # another head's layers are not wanted; sampling and densities are
         self.spaces = dict(sorted(spaces.items()))
-        self.mlp = layers(size_in, config.head_units, config.head_layers)
+        self.mlp = layers(size_in, config.head_units, config.head_layers, config.activation)
         units = config.head_units if config.head_layers else size_in
         outputs, deviations = {}, {}
         for key, space in self.spaces.items():
@@ -117,7 +119,7 @@ class Critic(nn.Module):
 
     def __init__(self, size_in: int, config: PPOConfig) -> None:
         super().__init__()
-        self.mlp = layers(size_in, config.head_units, config.head_layers)
+        self.mlp = layers(size_in, config.head_units, config.head_layers, config.activation)
         self.out = orthogonal(nn.Linear(config.head_units if config.head_layers else size_in, 1), 1.0)
 
     def forward(self, feat: Tensor) -> Tensor:
