@@ -17,7 +17,7 @@ import importlib
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -171,10 +171,10 @@ def own_term(text: str) -> tuple[float, Term]:
     try:
         if not colon:
             raise ValueError("it has no colon")
-        term: Any = getattr(importlib.import_module(module), name)
+        term = getattr(importlib.import_module(module), name)
         if not callable(term):
             raise ValueError(f"{name} is no function")
-        return float(weight) if star else 1.0, term
+        return float(weight) if star else 1.0, cast(Term, term)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"env.terms: {text!r} is not package.module:function or 0.5*package.module:function: {error}") from error
