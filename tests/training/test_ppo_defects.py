@@ -184,10 +184,11 @@ def test_hard_recs_first_weights():
             area = module.weight[0, 0].numel()
             bound = (6 / ((module.weight.shape[0] + module.weight.shape[1]) * area)) ** 0.5
             assert 0.9 * bound < module.weight.abs().max() <= bound and not module.bias.any()
-    for name, value in agent.core.named_parameters():
-        if name != "start":
+    weights = agent.state_dict()
+    for name, value in weights.items():
+        if name.startswith("core.") and name != "core.start":
             assert value.abs().max() <= 1 / 8 and float(value.std()) == pytest.approx(0.0722, abs=0.01)
-    actor, critic = agent.actor.out["action"].weight, agent.critic.out.weight
+    actor, critic = weights["actor.out.action.weight"], weights["critic.out.weight"]
     torch.testing.assert_close(actor @ actor.T, 1e-4 * torch.eye(15), atol=1e-8, rtol=0)
     assert float(critic.norm()) == pytest.approx(1, abs=1e-5)
-    assert float(agent.core.start.std()) == pytest.approx(0.1, abs=0.03)
+    assert float(weights["core.start"].std()) == pytest.approx(0.1, abs=0.03)
