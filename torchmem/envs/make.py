@@ -22,6 +22,8 @@ from torchmem.envs.crafter_config import CrafterConfig
 from torchmem.envs.lunar_lander_config import LunarLanderConfig
 from torchmem.envs.popgym_config import IDS as POPGYM_IDS
 from torchmem.envs.popgym_config import PopGymConfig
+from torchmem.envs.procgen_config import IDS as PROCGEN_IDS
+from torchmem.envs.procgen_config import ProcgenConfig
 from torchmem.envs.protocol import World
 from torchmem.types import EnvSpec
 
@@ -37,6 +39,7 @@ CONFIGS: dict[str, type] = {
     "bsuite_discounting_chain": DiscountingChainConfig,
     "crafter": CrafterConfig,
     "lunar_lander": LunarLanderConfig,
+    "procgen": ProcgenConfig,
 }
 # name -> its class, as text: a simulator is imported by the process that runs it and by no other.
 WORLDS: dict[str, str] = {
@@ -50,6 +53,7 @@ WORLDS: dict[str, str] = {
     "bsuite_discounting_chain": "torchmem.envs.bsuite:DiscountingChain",
     "crafter": "torchmem.envs.crafter:Crafter",
     "lunar_lander": "torchmem.envs.lunar_lander:LunarLander",
+    "procgen": "torchmem.envs.procgen:Procgen",
 }
 # gymnasium id -> (name, arguments that differ from the defaults)
 IDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -71,6 +75,7 @@ IDS: dict[str, tuple[str, dict[str, Any]]] = {
     "torchmem/Crafter-v0": ("crafter", {}),
     "torchmem/LunarLander-v0": ("lunar_lander", {}),
     "torchmem/LunarLanderContinuous-v0": ("lunar_lander", {"continuous": True}),
+    **PROCGEN_IDS,
 }
 
 

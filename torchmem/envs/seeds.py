@@ -41,3 +41,11 @@ def narrow_seed(seed: int, stream: int = 0) -> int:
     """
     hashed = int(np.random.SeedSequence([seed, stream]).generate_state(1)[0]) & (2**29 - 1)
     return ((seed >> SPLIT_SHIFT) & 3) << 29 | hashed
+
+
+def split_of(seed: int) -> Split:
+    """The split of an episode seed; a plain small seed is of "train". Raises ValueError for what is no seed of ours."""
+    index = seed >> SPLIT_SHIFT
+    if not 0 <= index < len(SPLITS):
+        raise ValueError(f"an episode seed must be in [0, {len(SPLITS)} * 2^{SPLIT_SHIFT}), got {seed}")
+    return SPLITS[index]

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchmem.envs.vector import VectorEnv
 from torchmem.models.ppo.agent import PPOAgent
 from torchmem.training.clock import Clock
 from torchmem.training.experiment import as_config_error, worker_count
@@ -19,7 +18,7 @@ from torchmem.training.rollout_learner import RolloutLearner
 from torchmem.training.run_config import ReplayConfig, RunConfig
 from torchmem.training.snapshot import Snapshots
 from torchmem.training.typed import ConfigError
-from torchmem.training.world_views import TensorView, batched
+from torchmem.training.world_views import TensorView, batched, stepped_worlds
 
 
 class RolloutExperiment:
@@ -151,13 +150,13 @@ def check(config: RunConfig, processes: int) -> None:
 
 
 def make_worlds(config: RunConfig, processes: Processes, device: torch.device) -> Worlds:
-    """This process's worlds: tensors on the device where `env.backend=batched`, else one by one."""
+    """This process's worlds: tensors on the device where `env.backend=batched`, else those of a simulator."""
     n, seed = config.envs // processes.size, config.seed * 1009 + processes.rank
     if batched(config.env_kwargs):
         from torchmem.envs.tensor_world import TensorWorld  # here: other worlds do not need minigrid
 
         return TensorWorld(config.env_name, config.env_kwargs, n, split="train", seed=seed, device=device)
-    worlds = VectorEnv(
+    worlds = stepped_worlds(
         config.env_name, config.env_kwargs, n, split="train", seed=seed,
         workers=worker_count(config, processes.size), on_error=config.on_env_error,
     )  # fmt: skip

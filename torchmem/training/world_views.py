@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchmem.envs.procgen_pool import ProcgenPool
 from torchmem.envs.seeds import Split
 from torchmem.envs.vector import VectorEnv
 
@@ -16,9 +17,9 @@ Tensors = dict[str, Tensor]
 
 
 class TensorView:
-    """A VectorEnv that takes and gives tensors on `device`; truth stays as arrays."""
+    """A VectorEnv or a pool that takes and gives tensors on `device`; truth stays as arrays."""
 
-    def __init__(self, worlds: VectorEnv, device: torch.device) -> None:
+    def __init__(self, worlds: VectorEnv | ProcgenPool, device: torch.device) -> None:
         self.worlds, self._where = worlds, device
         self.n, self.spec = worlds.n, worlds.spec
         self.state_dict, self.load_state_dict, self.close = worlds.state_dict, worlds.load_state_dict, worlds.close
@@ -59,10 +60,20 @@ def batched(kwargs: Mapping[str, Any]) -> bool:
 
 def array_worlds(
     name: str, kwargs: Mapping[str, Any], n: int, *, split: Split, seed: int, workers: int = 0
-) -> VectorEnv | ArrayView:
-    """n worlds that speak arrays, in this process or in workers; batched ones where their arguments ask for it."""
+) -> VectorEnv | ProcgenPool | ArrayView:
+    """n worlds that speak arrays; batched ones where their arguments ask for it."""
     if batched(kwargs):
         from torchmem.envs.tensor_world import TensorWorld  # here: other worlds do not need minigrid
 
         return ArrayView(TensorWorld(name, kwargs, n, split=split, seed=seed))
-    return VectorEnv(name, kwargs, n, split=split, seed=seed, workers=workers, on_error="raise")
+    return stepped_worlds(name, kwargs, n, split=split, seed=seed, workers=workers)
+
+
+def stepped_worlds(
+    name: str, kwargs: Mapping[str, Any], n: int, *, split: Split, seed: int, workers: int = 0,
+    on_error: Literal["restart", "raise"] = "raise",
+) -> VectorEnv | ProcgenPool:
+    """n worlds that a simulator steps: all at once in EnvPool where `backend=pool`, else in this process or workers."""
+    if kwargs.get("backend") == "pool":
+        return ProcgenPool(name, kwargs, n, split=split, seed=seed)
+    return VectorEnv(name, kwargs, n, split=split, seed=seed, workers=workers, on_error=on_error)
