@@ -158,3 +158,18 @@ def test_segments_cover_every_step_once_in_order():
     assert pieces.sizes.sum() == ROWS * STEPS and (pieces.sizes.diff() <= 0).all()
     assert len(pieces.column) == int((first.sum(1) + ~first[:, 0]).sum())
     assert pieces.column[pieces.final].tolist() == list(range(ROWS))
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_a_span_makes_units_hold_what_they_have(kind):
+    torch.manual_seed(0)
+    core = make_core(kind, 2, 400, None)
+    for p in (core.weight_ih, core.weight_hh):
+        nn.init.zeros_(p)
+    core.remember(50)
+    seen = {}
+    kept = core.keep if kind == "lstm" else core.update
+    kept.register_forward_hook(lambda module, args, out: seen.update(kept=out if kind == "lstm" else 1 - out))
+    core.one(torch.zeros(1, 2), torch.zeros(1, dtype=torch.bool), core.initial(1))
+    spans = 1 / (1 - seen["kept"])  # of an exponential decay, in steps
+    assert 2 <= spans.min() < 3 and 48 < spans.max() <= 50.01 and 23 < spans.mean() < 28

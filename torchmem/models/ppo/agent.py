@@ -58,6 +58,8 @@ class PPOAgent(nn.Module):
             config.core, self.encoder.size, config.units, start_scale, config.legacy_reset, config.activation,
             config.core_layer,
         )  # fmt: skip
+        if config.memory_span is not None and isinstance(self.core, Core):
+            self.core.remember(config.memory_span)
         self.actor = Actor(self.core.units, spec.action, config)
         self.critic = Critic(self.core.units, config)
         self.reward_scale = RewardScale(config.gamma, config.reward_limit) if config.scale_reward else None

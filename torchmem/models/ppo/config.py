@@ -31,6 +31,9 @@ class PPOConfig:
     see_action: bool | Literal["auto"] = option(
         "auto", "Show the last action beside the observation; auto: unless core=mlp, for which it would be a memory."
     )
+    memory_span: float | None = option(
+        None, "Units of a recurrent core keep what they hold for 1 to this many steps at first; null: torch's gates."
+    )
     learned_start: bool = option(True, "Learn the state that every episode starts from; false: zeros.")
     start_scale: float = option(0.1, "Standard deviation of the learned state's first values.")
     legacy_reset: bool = option(
@@ -75,6 +78,7 @@ class PPOConfig:
         for name in ("value_clip", "target_kl"):
             value = getattr(self, name)
             _check(value is None or value > 0, self, name, "above 0, or null")
+        _check(self.memory_span is None or self.memory_span >= 2, self, "memory_span", "at least 2, or null")
         _check(self.core in ("gru", "lstm", "mlp"), self, "core", "gru, lstm or mlp")
         _check(self.core == "gru" or not self.legacy_reset, self, "legacy_reset", "false unless core=gru")
         _check(self.core == "mlp" or self.core_layer, self, "core_layer", f"true for core={self.core}")

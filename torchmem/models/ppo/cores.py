@@ -60,6 +60,17 @@ class Core(nn.Module, ABC):
         self.legacy = False  # resets as in legacy.py
 
     @abstractmethod
+    def remember(self, span: float) -> None:
+        """Set the gates' biases so that at first units keep what they hold for 1 to `span` steps, evenly spread.
+
+        Tallec and Ollivier 2018, arXiv:1804.11188 (chrono initialisation).
+        """
+
+    def _hold(self, part: slice, bias: Tensor) -> None:
+        with torch.no_grad():
+            self.bias_ih[part], self.bias_hh[part] = bias, 0.0
+
+    @abstractmethod
     def step(self, gates: Tensor, memory: Memory) -> Memory:
         """One step through the taps; gates (B, gates * D): what the input contributes."""
 
@@ -133,6 +144,9 @@ class GRUCore(Core):
         super().__init__(size_in, units, start_scale)
         self.reset, self.update, self.candidate = Tap(), Tap(), Tap()
 
+    def remember(self, span: float) -> None:
+        self._hold(slice(self.units, 2 * self.units), _log_spans(self.units, span))
+
     def step(self, gates: Tensor, memory: Memory) -> Memory:
         """gates (B, 3 D): what the input contributes."""
         units, h = self.units, memory.hidden
@@ -165,6 +179,11 @@ class LSTMCore(Core):
         self.write, self.keep, self.show = Tap(), Tap(), Tap()
         self.candidate, self.cell = Tap(), Tap()
 
+    def remember(self, span: float) -> None:
+        spans = _log_spans(self.units, span)
+        self._hold(slice(0, self.units), -spans)
+        self._hold(slice(self.units, 2 * self.units), spans)
+
     def step(self, gates: Tensor, memory: Memory) -> Memory:
         """gates (B, 4 D): what the input contributes."""
         write, keep, candidate, show = (gates + F.linear(memory.hidden, self.weight_hh, self.bias_hh)).chunk(4, -1)
@@ -184,6 +203,10 @@ class LSTMCore(Core):
 
 def unchanged(value: Tensor) -> Tensor:
     return value
+
+
+def _log_spans(units: int, span: float) -> Tensor:
+    return torch.empty(units).uniform_(1, max(span - 1, 1 + 1e-6)).log()
 
 
 class NoMemory(nn.Module):
