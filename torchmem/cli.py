@@ -6,9 +6,11 @@ A new verb is one function here: it adds its arguments to the parser and returns
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torchmem.errors import TorchmemError
 
@@ -31,6 +33,17 @@ def verb(
 def say(text: str) -> None:
     """The answer of a verb goes to stdout; logs go to stderr."""
     sys.stdout.write(text + "\n")
+
+
+def json_arguments(text: str | None) -> dict[str, Any]:
+    """A world's arguments as given on the command line. Raises ValueError where they are no JSON object."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError as error:
+        raise ValueError(f"--env-kwargs is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"--env-kwargs must be a JSON object such as {{\"size\": 9}}; got {text}")
+    return found
 
 
 @verb("plot")
@@ -69,31 +82,60 @@ def doctor(parser: argparse.ArgumentParser) -> Action:
 
 @verb("envs")
 def envs(parser: argparse.ArgumentParser) -> Action:
-    """List the worlds, with every argument, its default and its meaning."""
-    parser.add_argument("name", nargs="?", help="only this one")
+    """List the worlds: every id with what it shows, its actions, truth and reference levels; of one, its arguments."""
+    parser.add_argument("name", nargs="?", help="only this one, by its name or an id, with every argument it takes")
+    parser.add_argument("--measure", type=float, metavar="SECONDS", help="step each so long: steps/s of one copy here")
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
 
     def act(given: argparse.Namespace) -> int:
-        from torchmem.training.config import components, options
-        from torchmem.training.typed import ConfigError, documented, nearest
+        import json
 
-        if given.name is not None and given.name not in options("env"):
-            raise ConfigError(f"unknown env '{given.name}'{nearest(given.name, options('env'))}")
-        for name, kind in components("env").items():
-            if given.name in (None, name):
-                say(f"env={name}: {(kind.__doc__ or '').splitlines()[0]}")
-                for field, described, value, sentence in documented(kind, "env."):
+        from torchmem.envs.catalogue import catalogue, text
+        from torchmem.training.config import components
+        from torchmem.training.typed import documented
+
+        blocks = catalogue(given.name, given.measure)
+        if given.json:
+            say(json.dumps([entry.to_json() for block in blocks for entry in block], indent=1, allow_nan=False))
+            return 0
+        for block in blocks:  # one after the other: making a simulator takes seconds
+            say(text(block))
+            if given.name is not None:
+                for field, described, value, sentence in documented(components("env")[block[0].name], "env."):
                     shown = "null" if value is None else value
                     say(f"  {f'{field}={shown}':<32}{sentence} ({described})")
+            say("")
         return 0
+
+    return act
+
+
+@verb("verify")
+def verify(parser: argparse.ArgumentParser) -> Action:
+    """Test an agent and a world before they train: resets, acting against training, returns, truth apart, seeds, spec.
+
+    Nothing is trained and nothing is written. Exit code 1 where a check fails.
+    """
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="as for train.py, such as agent=ppo env=dummy")
+    parser.add_argument("--json", action="store_true", help="the checks as JSON instead of a table")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.verify import verify
+
+        found = verify(given.words)
+        say(found.to_json() if given.json else found.summary())
+        return 0 if found.ok else 1
 
     return act
 
 
 @verb("import")
 def import_(parser: argparse.ArgumentParser) -> Action:
-    """Read another program's checkpoint into a run folder: a danijar/dreamerv3 logdir, a train-procgen-pytorch file."""
-    parser.add_argument("program", choices=["dreamerv3", "procgen-ppo"], help="who wrote it")
-    parser.add_argument("source", metavar="PATH", help="a logdir (config.yaml, ckpt/, replay/), or a model_<steps>.pth")
+    """Read another program's agent into a run folder: danijar/dreamerv3, train-procgen-pytorch, Stable-Baselines3."""
+    parser.add_argument("program", choices=["dreamerv3", "procgen-ppo", "sb3-ppo"], help="who wrote it")
+    parser.add_argument(
+        "source", metavar="PATH", help="a logdir (config.yaml, ckpt/, replay/), a model_<steps>.pth, or a policy's zip"
+    )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="new run folder, such as runs/x")
     parser.add_argument("--spec", metavar="FILE.json", help="the world, where neither checkpoint nor --game tells it")
     parser.add_argument("--game", default="coinrun", help="procgen-ppo: what it was trained on (%(default)s)")
@@ -104,8 +146,19 @@ def import_(parser: argparse.ArgumentParser) -> Action:
         help="procgen-ppo: start episodes from init_hx as was meant, not from zeros as these agents were trained",
     )
 
+    parser.add_argument("--env", metavar="NAME", help="sb3-ppo: the world it was trained on, such as lunar_lander")
+    parser.add_argument("--env-kwargs", metavar="JSON", help="""sb3-ppo: its arguments, such as '{"reward_fuel": 0}'""")
+
     def act(given: argparse.Namespace) -> int:
-        if given.program == "dreamerv3":
+        if given.program == "sb3-ppo":
+            from torchmem.envs.make import env_spec
+            from torchmem.models.importers.sb3_ppo import import_zip
+
+            if (given.spec is None) == (given.env is None):
+                raise ValueError("an SB3 zip does not name its world: give --env NAME or --spec FILE.json")
+            world = given.spec or env_spec(given.env, **json_arguments(given.env_kwargs))
+            out = import_zip(given.source, given.out, world)
+        elif given.program == "dreamerv3":
             from torchmem.models.importers.dreamerv3_logdir import import_logdir
 
             out = import_logdir(given.source, given.out, given.spec)
@@ -132,8 +185,6 @@ def evaluate(parser: argparse.ArgumentParser) -> Action:
     parser.add_argument("--json", metavar="FILE", help="also write the scores there")
 
     def act(given: argparse.Namespace) -> int:
-        import json
-
         from torchmem.files import atomic_write
         from torchmem.models.checkpoint import load
         from torchmem.training.evaluate import evaluate
@@ -209,16 +260,11 @@ def record(parser: argparse.ArgumentParser) -> Action:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
 
     def act(given: argparse.Namespace) -> int:
-        import json
-
         from torchmem.surgery.edit_files import load_edits
         from torchmem.surgery.model import load
         from torchmem.surgery.record import record
 
-        try:
-            env_kwargs = None if given.env_kwargs is None else json.loads(given.env_kwargs)
-        except ValueError as error:
-            raise ValueError(f"--env-kwargs is not JSON: {error}") from error
+        env_kwargs = None if given.env_kwargs is None else json_arguments(given.env_kwargs)
         same = ("env", "sites", "episodes", "seed", "envs", "workers", "greedy", "out", "dtype", "pooling", "resume")
         rec = record(
             load(given.run, given.device),
