@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import typing
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 from tests.envs.worlds import TwoHands, TwoHandsConfig
 from torchmem.envs import make_env
+from torchmem.envs.popgym_config import Task as PopGymTask
 from torchmem.envs.protocol import RestoreError, check_keys, gym_space
 from torchmem.types import Space
 
@@ -17,6 +20,8 @@ CASES = [
     ("minigrid_memory", {"obs": "rgb", "random_length": True, "start": "cue_room"}),
     ("minigrid_switching", {"n_switches": 2}), ("minigrid_switching", {"mode": "rule", "obs": "symbolic"}),
     ("minigrid_four_room", {"size": 9, "door_layouts": 3, "n_candidates": 2}),
+    *[("popgym", {"task": task}) for task in typing.get_args(PopGymTask)],
+    ("bsuite_memory_length", {"length": 6, "bits": 2}), ("bsuite_discounting_chain", {}), ("crafter", {}),
     ("lunar_lander", {}), ("lunar_lander", {"continuous": True, "wind": True, "reward_fuel": 0.0}),
 ]
 

@@ -12,7 +12,10 @@ from torchmem.envs.torchrl_env import as_torchrl
 
 @pytest.mark.parametrize(("name", "kwargs"), [
     ("dummy", {}), ("dummy", {"continuous": True}), ("minigrid_memory", {}),
-    ("minigrid_memory", {"obs": "symbolic", "direction": True}), ("minigrid_memory", {"obs": "rgb"})])
+    ("minigrid_memory", {"obs": "symbolic", "direction": True}), ("minigrid_memory", {"obs": "rgb"}),
+    *[("popgym", {"task": task}) for task in (
+        "repeat_previous", "autoencode", "concentration", "battleship", "noisy_position_only_pendulum")],
+    ("bsuite_memory_length", {}), ("bsuite_discounting_chain", {}), ("crafter", {})])
 def test_torchrl_finds_nothing_wrong(name, kwargs):
     check_env_specs(as_torchrl(name, **kwargs))
 

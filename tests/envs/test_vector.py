@@ -86,7 +86,8 @@ def test_each_env_plays_the_episodes_of_its_seeds():
 
 @pytest.mark.parametrize(("name", "kwargs"), [
     ("dummy", {"vary": True, "ending": "both"}), ("dummy", {"continuous": True}),
-    ("minigrid_memory", {"size": 9, "max_steps": 17, "random_length": True, "start": "cue_room"})])
+    ("minigrid_memory", {"size": 9, "max_steps": 17, "random_length": True, "start": "cue_room"}),
+    ("popgym", {"task": "concentration"}), ("bsuite_memory_length", {"length": 10, "bits": 3})])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_restored_in_mid_episode_it_goes_on_as_if_nothing_happened(name, kwargs, workers):
     def make():
