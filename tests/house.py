@@ -31,8 +31,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "analysis": (),
     "studies": ("envs", "models", "training", "surgery", "analysis"),
+    "verify": ("envs", "models", "training"),  # self-tests for users
     # beside the rooms: entry points, which may know everything
-    "cli": ("envs", "models", "training", "surgery", "analysis", "studies", "doctor"),
+    "cli": ("envs", "models", "training", "surgery", "analysis", "studies", "verify", "doctor"),
     "doctor": (),  # it must run where nothing else does
     "__init__": ("envs", "models", "training", "surgery", "analysis"),
 }

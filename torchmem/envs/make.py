@@ -102,12 +102,12 @@ def make_config(name: str, **kwargs: Any) -> tuple[str, Any]:
         name, preset = IDS[name]
         kwargs = {**preset, **kwargs}
     if name not in CONFIGS and ":" not in name:
-        raise ValueError(f"unknown env {name!r}{_nearest(name, [*CONFIGS, *IDS])}; valid: {', '.join(CONFIGS)}")
+        raise ValueError(f"unknown env {name!r}{nearest(name, [*CONFIGS, *IDS])}; valid: {', '.join(CONFIGS)}")
     kind = CONFIGS[name] if name in CONFIGS else world_class(name).Config
     fields = [f.name for f in dataclasses.fields(kind)]
     for key in kwargs:
         if key not in fields:
-            raise ValueError(f"env {name!r} has no argument {key!r}{_nearest(key, fields)}; valid: {', '.join(fields)}")
+            raise ValueError(f"env {name!r} has no argument {key!r}{nearest(key, fields)}; valid: {', '.join(fields)}")
     return name, kind(**kwargs)
 
 
@@ -128,6 +128,7 @@ def register() -> None:
             )
 
 
-def _nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The end of an error message: "; did you mean 'x'?", or nothing where nothing is close."""
     close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
