@@ -186,5 +186,11 @@ def test_the_command(tmp_path, capfd):
     told = json.loads((tmp_path / "run" / "imported.json").read_text())
     assert told["agent_steps"] == 80_412_672 and told["not_read"] == ["optimizer_state_dict"] and told["legacy_reset"]
     assert torchmem.load(tmp_path / "run").config.legacy_reset
+    words = ["import", "procgen-ppo", str(file), "--out", str(tmp_path / "other")]
+    assert main([*words, "--mode", "easy", "--no-legacy-reset"]) == 0
+    agent = torchmem.load(tmp_path / "other")
+    played = {"game": "coinrun", "mode": "easy", "use_backgrounds": False}
+    assert agent.spec.name == "procgen" and {key: agent.spec.kwargs[key] for key in played} == played
+    assert not agent.config.legacy_reset
     assert main(["import", "procgen-ppo", str(file), "--out", str(tmp_path / "run"), "--spec", str(spec)]) == 2
     assert "already exists" in capfd.readouterr().err

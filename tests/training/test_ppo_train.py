@@ -13,7 +13,9 @@ from torchmem.training import command
 from torchmem.training.config import compose
 from torchmem.training.evaluate import evaluate
 from torchmem.training.experiment import Experiment
+from torchmem.training.goal import Goal
 from torchmem.training.rollout_experiment import RolloutExperiment
+from torchmem.training.run_config import GoalConfig
 from torchmem.training.sitting import EXPERIMENTS
 
 LOOP = (
@@ -59,6 +61,32 @@ def test_two_sittings_are_one(tmp_path, world):
     assert agent.config.name == "ppo"
 
 
+def test_a_run_ends_at_its_goal_and_stays_there(tmp_path):
+    goal = ["goal.score=-1e9", "goal.episodes=9"]
+    assert command.main(words(tmp_path / "run", *goal, world=DUMMY, steps=10_000)) == 0
+    rows = tiny.rows(tmp_path / "run")
+    last = next(r for r in rows if "eval/score" in r)
+    assert last["episodes"] >= 9 and last["agent_steps"] < 200, "as soon as there are nine episodes"
+    assert command.main(words(tmp_path / "run", *goal, world=DUMMY, steps=10_000)) == 0
+    assert tiny.rows(tmp_path / "run")[-1]["agent_steps"] == last["agent_steps"], "resumed: still reached"
+    never = ["goal.score=1e9", "goal.episodes=1"]
+    assert command.main(words(tmp_path / "never", *never, world=DUMMY)) == 0
+    assert tiny.rows(tmp_path / "never")[-1]["agent_steps"] == 80
+
+
+def test_a_goal_counts_whole_windows_and_successes():
+    goal = Goal(GoalConfig(0.5, 4), "success")
+    for total in (0.9, 0.2, 0.0):
+        goal.add(total)
+    assert not goal.reached, "three of four episodes"
+    goal.add(-1.0)
+    assert goal.reached and goal.mean == 0.5
+    again = Goal(GoalConfig(0.5, 4), "success")
+    again.load(goal.state())
+    goal.add(0.0)
+    assert again.reached and not goal.reached
+
+
 def test_evaluation_is_on_episodes_that_training_never_sees(tmp_path):
     """D7, D9: means are means, and the seeds of evaluation are others; tensors and single worlds are judged alike."""
     assert command.main(words(tmp_path / "run", world=BATCHED)) == 0
@@ -74,6 +102,15 @@ def test_evaluation_is_on_episodes_that_training_never_sees(tmp_path):
     assert scores[0] == scores[1] and scores[0] != scores[2] and scores[0] != scores[3]
     single = evaluate(agent, "minigrid_memory", kwargs | {"backend": "minigrid"}, 300, envs=30)
     assert sum(single.lengths) / 300 == pytest.approx(sum(scores[0]) / 300, rel=0.15)
+
+
+def test_agents_are_kept_every_so_many_steps(tmp_path):
+    """At the first rollout that reaches each multiple, under its number."""
+    more = ("save.agents_every=30", "eval.episodes=1", "eval.no_memory=false")
+    assert command.main(words(tmp_path / "run", *more, world=DUMMY)) == 0
+    kept = sorted((tmp_path / "run" / "ladder").iterdir())
+    assert [int(folder.name) for folder in kept] == [30, 60]
+    assert torchmem.load(kept[0]).config.name == "ppo"
 
 
 WRONG = {
