@@ -46,7 +46,7 @@ class Game(crafter.Env):
         whole = self._sem_view()  # [x, y]
         columns, rows = VIEW
         padded = np.pad(whole, ((columns // 2, columns // 2), (rows // 2, rows // 2)))
-        x, y = self._player.pos
+        x, y = self.player.pos
         return np.ascontiguousarray(padded[x:x + columns, y:y + rows].T)
 
     def _obs(self) -> None:
