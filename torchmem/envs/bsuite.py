@@ -85,6 +85,7 @@ class DiscountingChain(World):
     """
 
     config: DiscountingChainConfig
+    DRAWS = False
 
     @classmethod
     def describe(cls, config: DiscountingChainConfig) -> EnvSpec:

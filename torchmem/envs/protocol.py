@@ -33,6 +33,7 @@ class World(gymnasium.Env, abc.ABC):
 
     Config: type  # dataclass of its arguments; worlds listed in make.CONFIGS need not set it
     env_spec: EnvSpec
+    DRAWS = True  # False: nothing is drawn, so that every seed opens the same episode
     metadata = {"render_modes": []}
 
     def __init__(self, config: Any) -> None:

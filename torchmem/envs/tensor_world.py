@@ -209,9 +209,9 @@ class TensorWorld:
         for index, name in enumerate(self.tables.mark_names):
             truth[f"{name}_visible"] = self._seeing[:, index]
             if name != "choice":
-                truth[f"steps_since_{name}"] = self._since[:, index]
+                truth[f"steps_since_{name}"] = self._since[:, index].clone()  # the caller may write into it
         truth["phase"] = torch.where(self._closed, DONE, self._phase)
-        truth["outcome"] = self._outcome
+        truth["outcome"] = self._outcome.clone()
         truth["optimal_actions"] = truth["optimal_actions"] * ~self._closed[:, None]
         return truth
 

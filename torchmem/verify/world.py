@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from torchmem.envs.collector import LockStep
-from torchmem.envs.make import env_spec, make_env
+from torchmem.envs.make import env_spec, make_env, world_class
 from torchmem.envs.protocol import World
 from torchmem.envs.seeds import SPLITS, episode_seed, narrow_seed
 from torchmem.types import RESERVED, EnvSpec
@@ -39,8 +39,7 @@ def world_checks(name: str, kwargs: Mapping[str, Any], factory: Factory, rows: l
                  "overwritten", 0, lambda: arrays_change(factory)),
         measured("seeds: same", f"two plays of one seed, byte by byte, {AGAIN} steps after other play", 0,
                  lambda: same_seed(factory)),
-        measured("seeds: different", f"other seeds of {SEEDS - 1} that open the first one's episode", SEEDS - 2,
-                 lambda: equal_seeds(factory)),
+        seeds_differ(factory, getattr(world_class(name), "DRAWS", True)),
         measured("seeds: history", "an episode after another one against the same seed in a new world, 8 steps", 0,
                  lambda: depends_on_history(name, kwargs)),
         measured("seeds: splits", "seeds that train, eval and record share, 64 copies x 64 episodes each", 0,
@@ -223,11 +222,21 @@ def episode(world: World, seed: int, actions: int, steps: int) -> list[Row]:
     return rows
 
 
-def equal_seeds(factory: Factory) -> tuple[float, str]:
-    """Other seeds whose first episode cannot be told from that of seed 0, in 8 steps of the same actions."""
-    plays = [fresh(factory, 8, seed=seed, copies=1) for seed in range(SEEDS)]
-    equal = sum(not differences(plays[0], other)[0] for other in plays[1:])
-    return equal, "every seed opens the same episode: nothing is drawn, or the seed is ignored" * (equal == SEEDS - 1)
+def seeds_differ(factory: Factory, draws: bool) -> Check:
+    """Whether other seeds open other episodes; for a world that says it draws nothing, whether they do not."""
+
+    def equal() -> tuple[float, str]:
+        plays = [fresh(factory, 8, seed=seed, copies=1) for seed in range(SEEDS)]
+        same = sum(not differences(plays[0], other)[0] for other in plays[1:])
+        if not draws:
+            return SEEDS - 1 - same, "World.DRAWS is False"
+        return same, "the seed is ignored (or nothing is drawn: say so with DRAWS = False)" * (same == SEEDS - 1)
+
+    if not draws:
+        return measured("seeds: different", f"of {SEEDS - 1} other seeds those that open another episode", 0, equal)
+    return measured(
+        "seeds: different", f"of {SEEDS - 1} other seeds those that open the first one's episode", SEEDS - 2, equal
+    )
 
 
 def shared_seeds() -> tuple[float, str]:
