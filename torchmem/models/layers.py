@@ -20,7 +20,7 @@ from torchmem.models.fused import rms_norm
 TRUNCATION_FIX = 1.1368  # std of a unit normal cut at +-2 is 0.8796; this undoes it (original: nets.py, Initializer)
 
 
-def trunc_normal_in_(weight: Tensor, fan_in: int, scale: float = 1.0) -> Tensor:
+def trunc_normal_in_(weight: Tensor, fan_in: float, scale: float = 1.0) -> Tensor:
     """Fill with a normal cut at two deviations, std about scale / sqrt(fan_in)."""
     nn.init.trunc_normal_(weight, 0.0, 1.0, -2.0, 2.0)
     with torch.no_grad():

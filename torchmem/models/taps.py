@@ -29,6 +29,11 @@ class TapError(TorchmemError, ValueError):
     """A site cannot be collected; the message names it and the way out."""
 
 
+def changed_by_hooks(*modules: nn.Module) -> bool:
+    """Whether a hook on one of the modules may change what it hands on; those of `Tapped` only look."""
+    return any(not hasattr(hook, "only_reads") for module in modules for hook in module._forward_hooks.values())
+
+
 class Tapped:
     """An agent's loss and policy that also return the activations of chosen sites, detached.
 
@@ -86,6 +91,7 @@ class Tapped:
         def note(module: nn.Module, args: Any, output: Tensor) -> None:
             self.calls[path].append(output.detach())
 
+        note.only_reads = True  # pyright: ignore[reportFunctionMemberAccess]
         return note
 
     def _begin(self) -> None:
