@@ -16,7 +16,7 @@ log = logging.getLogger("torchmem")
 
 
 def run(config: RunConfig) -> None:
-    """Train until `config.steps` agent steps, from the start or from the newest snapshot of this run."""
+    """Train until `config.steps` agent steps or the goal, from the start or from the newest snapshot of this run."""
     with Sitting(config) as sitting:  # devices, folders, banner, signals; saves on the way out
         train(sitting.experiment, sitting)
 
@@ -29,8 +29,9 @@ def train(x: Experiment | RolloutExperiment, sitting: Sitting) -> None:
     video_due, eval_due = Every(seconds=config.log.video_every_s), Every(steps=config.eval.every_steps)
     eval_due(clock.agent_steps)  # a resumed run does not repeat the evaluation it has just made
 
-    while clock.agent_steps < config.steps and not sitting.stopped():
+    while not sitting.enough() and not sitting.stopped():
         for _, total, length in x.collect():
+            sitting.goal.add(total)
             episodes.add({"return": total, "length": length}, "episode/")
         for _ in range(x.updates_due()):
             metrics.add(x.learn(), "train/")

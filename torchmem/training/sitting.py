@@ -26,6 +26,7 @@ from torchmem.training.compile import recompiles, wanted
 from torchmem.training.config import ConfigError, from_json, refuse_changes, to_json
 from torchmem.training.device import launch
 from torchmem.training.experiment import Experiment, worker_count
+from torchmem.training.goal import Goal
 from torchmem.training.logger import Logger
 from torchmem.training.rollout_experiment import RolloutExperiment
 from torchmem.training.run_config import RunConfig
@@ -54,6 +55,7 @@ class Sitting:
         self.signal: int | None = None  # came to this process
         self.leaving = 0  # the signal that ends the run, wherever it came
         self.saved_at = -1
+        self.reached = False  # the goal
         self.logger: Logger | None = None
         self.bar: tqdm | None = None
 
@@ -74,6 +76,7 @@ class Sitting:
 
     def _open(self, notes: list[str], device: torch.device) -> None:
         x = self.experiment = EXPERIMENTS[self.config.agent.name](self.config, self.processes, device)
+        self.goal = Goal(self.config.goal, x.spec.score)
         owner = run_id(self.logdir)
         name = x.snapshots.latest()
         if name is None:
@@ -82,7 +85,9 @@ class Sitting:
             x.open_replay(owner)
             watermark = 0
         else:
-            watermark = x.restore(name)["watermark"]
+            shared = x.restore(name)
+            watermark = shared["watermark"]
+            self.goal.load(shared.get("goal", ()))  # snapshots from before there were goals
             self.saved_at = x.clock.agent_steps
         x.snapshots.discard_after(name)
         self.processes.share([p.data for p in x.agent.parameters()])
@@ -147,9 +152,17 @@ class Sitting:
         self.leaving = self.processes.largest(self.signal or 0)
         return self.leaving > 0
 
+    def enough(self) -> bool:
+        """Whether the run has come to its end: all steps made, or the goal reached. All processes ask this together."""
+        if self.config.goal.score is not None and not self.reached:
+            self.reached = self.processes.any(self.processes.main and self.goal.reached)
+            if self.reached:
+                self.say(f"goal reached: {self.goal.mean:.3f} over the last {self.config.goal.episodes} episodes")
+        return self.finished
+
     @property
     def finished(self) -> bool:
-        return self.experiment.clock.agent_steps >= self.config.steps
+        return self.reached or self.experiment.clock.agent_steps >= self.config.steps
 
     def _requeue(self, number: int) -> None:
         """Under SLURM, USR1 (sbatch --signal=USR1@120) means: time is up, put me back into the queue."""
@@ -176,7 +189,7 @@ class Sitting:
         if x.clock.agent_steps == self.saved_at:
             return
         watermark = self.logger.watermark() if self.logger else 0
-        x.save({"watermark": watermark})
+        x.save({"watermark": watermark, "goal": self.goal.state()})
         self.saved_at = x.clock.agent_steps
 
     def ladder(self, agent_steps: int) -> None:
