@@ -89,6 +89,17 @@ class SaveConfig:
 
 
 @dataclasses.dataclass
+class GoalConfig:
+    """What ends a run before its `steps`. Training episodes say so, not evaluations: those stay untouched."""
+
+    score: float | None = option(None, "End once training episodes score this on average; null: only at `steps`.")
+    episodes: int = option(2000, "Over how many of the last training episodes.")
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, "episodes")
+
+
+@dataclasses.dataclass
 class RunConfig:
     """One run. `agent` and `env` hold the dataclass of the chosen agent and world; `groups` the names chosen."""
 
@@ -99,6 +110,7 @@ class RunConfig:
     seed: int = option(0, "Seed of weights, sampling and training episodes.")
     logdir: str | None = option(None, "Folder of the run; null: runs/<agent>-<env>-<size>-<seed>.")
     steps: int = option(100_000_000, "Agent steps to collect in total, over all envs.")
+    goal: GoalConfig = option(GoalConfig, "What ends the run sooner.")
     envs: int = option(16, "Copies of the world stepped in lock-step.")
     workers: int | Literal["auto"] = option("auto", "Processes that step them; 0: this one; auto: from the cores.")
     on_env_error: Literal["restart", "raise"] = option("restart", "What a world that raises or dies does to the run.")
@@ -152,6 +164,7 @@ def without_free_fields(flat: Mapping[str, Any]) -> dict[str, Any]:
         "resume",
         "allow_config_change",
         "steps",
+        "goal.",
         "workers",
         "on_env_error",
         "log.",
