@@ -35,7 +35,8 @@ def help_text(config: RunConfig, width: int | None = None) -> str:
     ]
     for group in GROUPS:
         names = " ".join(f"[{n}]" if n == config.groups[group] else n for n in options(group))
-        lines.append(f"  {group + '=':<10}{names}   ({MEANING[group]})")
+        first, *more = textwrap.wrap(f"{names}   ({MEANING[group]})", width - 12)
+        lines += [f"  {group + '=':<10}{first}", *(" " * 12 + line for line in more)]
     sections = [
         ("Fields of the run", RunConfig, "", config),
         (
