@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from torchmem.envs import env_spec, make_env
+from torchmem.envs.protocol import RestoreError
 from torchmem.envs.seeds import episode_seed, narrow_seed
 from torchmem.envs.vector import VectorEnv
 
@@ -114,20 +115,111 @@ def test_it_ends_by_the_time_limit_only(small):
         small.step(0)
 
 
-def test_restored_without_rendering_it_goes_on_exactly(small, monkeypatch):
-    actions = np.random.default_rng(2).integers(6, size=24)
-    whole, _ = play(small, 8, actions)
-    play(small, 8, actions[:15])
+def go_on(env, actions):
+    """The same as `play` gives, without the reset."""
+    steps = [env.step(int(action)) for action in actions]
+    return [(obs, info, reward) for obs, reward, _, _, info in steps]
+
+
+def hop(env):
+    """Put the agent onto the ball that pays, so that the next step earns 1 and draws another ball."""
+    truth = env._truth()
+    env._sim.physics.data.qpos[:2] += (truth["target_pos"] - truth["pos"]) * 2.0  # metres per cell
+
+
+def journey(env, actions, since=0):
+    """Steps from number `since` on, with hops before some of them: (obs, info, reward) of each."""
+    rows = []
+    for step, action in enumerate(actions[since:], since):
+        if step in (5, 12):
+            hop(env)
+        rows += go_on(env, [action])
+    return rows
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"randomize_colors": True, "n_targets": 3, "size": 9}])
+def test_restored_it_goes_on_exactly(kwargs, monkeypatch):
+    """At several moments, after another maze, in this world and in a fresh one: frames, truth and rewards bit-equal."""
+    kwargs = {**SMALL, **kwargs}
+    env, actions = make_env("memory_maze", **kwargs), np.random.default_rng(2).choice([1, 1, 4, 5], 20)
+    env.reset(seed=8)
+    states, whole = {0: env.get_state()}, []
+    for step in range(20):
+        whole += journey(env, actions[: step + 1], step)
+        states[step + 1] = env.get_state()
+    assert [step for step, row in enumerate(whole) if row[2]] == [5, 12]
+    play(env, 9, actions[:2])
+    fresh = make_env("memory_maze", **kwargs)
+    for world, moments in ((env, (0, 7)), (fresh, (13, 1, 6))):
+        for moment in moments:
+            monkeypatch.setattr(world._sim, "picture", lambda: pytest.fail("restoring rendered"))
+            world.set_state(states[moment])
+            monkeypatch.undo()
+            np.testing.assert_equal(world.get_state(), states[moment])
+            same(journey(world, actions, moment), whole[moment:])
+        world.close()
+
+
+def test_in_the_same_maze_it_is_restored_without_building_it_again(small, monkeypatch):
+    actions = np.random.default_rng(2).integers(6, size=12)
+    play(small, 8, actions[:5])
     state = small.get_state()
-    play(small, 9, actions[:3])
-    monkeypatch.setattr(small._sim, "picture", lambda: pytest.fail("a replay rendered"))
+    first = go_on(small, actions[5:])
+    monkeypatch.setattr(small._sim, "reset", lambda seed: pytest.fail("the maze was built again"))
     small.set_state(state)
-    monkeypatch.undo()
-    rest = []
-    for action in actions[15:]:
-        obs, reward, _, _, info = small.step(int(action))
-        rest.append((obs, info, reward))
-    same(rest, whole[16:])
+    same(go_on(small, actions[5:]), first)
+    small.set_state(state)  # and at its very end: the time limit counts what was before
+    _, _, terminated, truncated, _ = [small.step(0) for _ in range(35)][-1]
+    assert (terminated, truncated) == (False, True)
+
+
+def test_a_counterfactual_pair_differs_by_the_ball_that_pays(small):
+    obs, info = small.reset(seed=8)
+    other = 1 - int(info["truth"]["target"])
+    small.step(1)
+    state = small.get_state()
+    kept = small.step(0)
+    small.set_state(state)
+    small.set_target(other)
+    changed = small.step(0)
+    obs2, info2 = small.reset(seed=8, options={"target": other})
+    for (a, truth), (b, truth2) in ((((obs), info["truth"]), (obs2, info2["truth"])),
+                                    ((kept[0], kept[4]["truth"]), (changed[0], changed[4]["truth"]))):
+        assert truth2["target"] == other
+        np.testing.assert_array_equal(a["image"][2:-2, 2:-2], b["image"][2:-2, 2:-2])
+        assert not np.array_equal(a["image"][0], b["image"][0])
+        for key in ("pos", "heading", "maze_layout", "targets_pos"):
+            np.testing.assert_array_equal(truth[key], truth2[key])
+    state = small.get_state()
+    assert state["options"] == {"target": other}
+    small.set_state(state)
+    with pytest.raises(ValueError, match=r"target must be in 0\.\.1, got 2"):
+        small.set_target(2)
+    with pytest.raises(ValueError, match="reset option target"):
+        small.reset(seed=8, options={"goal": 1})
+
+
+def test_a_state_of_another_world_is_refused(small):
+    small.reset(seed=8)
+    state = small.get_state()
+    with pytest.raises(RestoreError, match="saved by another"):
+        small.set_state({**state, "physics": state["physics"][1:]})
+    moved = state["physics"].copy()
+    moved[1:4] += 0.1
+    with pytest.raises(RestoreError, match="differs"):
+        small.set_state({**state, "physics": moved})
+    with pytest.raises(RuntimeError, match="reset"):
+        small.step(0)
+
+
+def test_a_state_of_actions_is_still_read(small):
+    """Snapshots of runs that began before the physics was saved."""
+    actions = np.random.default_rng(2).integers(6, size=8)
+    play(small, 8, actions[:5])
+    check = small.get_state()["check"]
+    rest = go_on(small, actions[5:])
+    small.set_state({"seed": 8, "options": None, "check": check, "actions.action": actions[:5]})
+    same(go_on(small, actions[5:]), rest)
 
 
 def test_in_workers_it_plays_its_seeds(small):

@@ -11,10 +11,12 @@ import importlib
 import logging
 import sys
 import types
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import labmaze
+import mujoco
 import numpy as np
 
 from torchmem.envs.configs import MemoryMazeConfig
@@ -56,6 +58,8 @@ XY_SCALE = 2.0  # metres per cell
 TASKS = {7: (2, 125.0), 9: (3, 250.0), 11: (4, 500.0), 13: (5, 750.0), 15: (6, 1000.0)}
 # Roll and steer of: noop, forward, left, right, forward left, forward right.
 ACTIONS = np.array([[0, 0], [-1, 0], [0, -1], [0, 1], [-1, -1], [-1, 1]], float)
+# Time, positions, velocities, controls, and what the constraint solver starts from: all that a next step depends on.
+PHYSICS = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 MAX_LAYOUTS = 1000  # labmaze layouts tried per episode before giving up on placing all targets
 
 
@@ -175,6 +179,44 @@ class Simulator:
         """-> reward, time is up."""
         step = self.env.step(ACTIONS[action])
         return float(step.reward), step.last()
+
+    def save(self) -> dict[str, Any]:
+        """What changed since the episode began, as numbers and arrays. The maze itself follows from the seed."""
+        _, key, place, has_gauss, gauss = self.env.random_state.get_state(legacy=True)
+        return {
+            "physics": self.physics.get_state(PHYSICS), "target": self.target,
+            "obtained": int(self.task._targets_obtained), "touched": np.array([t._activated for t in self.targets]),
+            "rng.key": np.array(key), "rng.rest": [int(place), int(has_gauss), float(gauss)],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on as when `save` was called, in the maze that `reset` built. Raises ValueError where it does not fit."""
+        physics, touched = np.asarray(state["physics"], float), np.asarray(state["touched"], bool)
+        size = mujoco.mj_stateSize(self.physics.model.ptr, PHYSICS)
+        if physics.shape != (size,) or touched.shape != (len(self.targets),):
+            raise ValueError(f"the saved physics has {physics.size} numbers and {touched.size} targets, this world "
+                             f"{size} and {len(self.targets)}: it was saved by another one")
+        self.physics.set_state(physics, PHYSICS)
+        # What the next step starts from (contacts, velocities of the ball) follows from the state: dm_control leaves
+        # exactly this half of a step done.
+        mujoco.mj_step1(self.physics.model.ptr, self.physics.data.ptr)
+        for target, flag in zip(self.targets, touched, strict=True):
+            target.reset(self.physics)
+            if flag:
+                target._activated = True
+                self.physics.bind(target.material).rgba[-1] = 0
+        self.task._targets_obtained, self.task._rewarded_this_step = int(state["obtained"]), False
+        place, has_gauss, gauss = state["rng.rest"]
+        self.env.random_state.set_state(
+            ("MT19937", np.asarray(state["rng.key"], np.uint32), int(place), int(has_gauss), float(gauss)))
+        self.env._reset_next_step = False
+        self.aim(int(state["target"]))
+
+    def aim(self, target: int) -> None:
+        """From now on this target pays."""
+        if not 0 <= target < len(self.targets):
+            raise ValueError(f"memory_maze: target must be in 0..{len(self.targets) - 1}, got {target}")
+        self.task._current_target_ix = target
 
     def picture(self) -> np.ndarray:
         """What the walker sees, uint8 (side, side, 3), framed in the colour of the target that pays."""

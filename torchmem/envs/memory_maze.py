@@ -5,7 +5,9 @@ Truth, as in the package's ExtraObs variants, in cells with (0, 0) at the bottom
 1 where one can walk, `targets_pos` and agent-centred `targets_vec` (right, ahead), and of the ball that pays now its
 index `target`, `target_pos`, `target_vec` and `target_color` (RGB in [0, 1]).
 
-An episode ends by its time limit only (truncated). It is restored by replaying its actions without rendering.
+An episode ends by its time limit only (truncated). It is restored from the state of the physics, in the same maze at
+once, else after building the maze of its seed again. `reset(options={"target": i})` opens the same episode with another
+ball that pays first, and `set_target` changes it later: the two halves of a counterfactual pair.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchmem.envs.configs import MemoryMazeConfig
-from torchmem.envs.protocol import Arrays, World
+from torchmem.envs.protocol import Arrays, RestoreError, World, checksum
 from torchmem.types import EnvSpec, Space
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class MemoryMaze(World):
         from torchmem.envs.maze_task import Simulator  # here, as it loads MuJoCo and OpenGL
 
         self._sim: Simulator = Simulator(config)
+        self._built: int | None = None  # seed of the maze that stands
 
     @classmethod
     def describe(cls, config: MemoryMazeConfig) -> EnvSpec:
@@ -58,15 +61,19 @@ class MemoryMaze(World):
         )
 
     def _begin(self, seed: int, options: Mapping[str, Any] | None) -> None:
-        if options:
-            raise ValueError(f"memory_maze has no reset options; got {sorted(options)}")
+        if set(options or {}) - {"target"}:
+            raise ValueError(f"memory_maze has the reset option target; got {sorted(options or {})}")
         sim = self._sim
+        self._built = None
         sim.reset(seed)
+        if options:
+            sim.aim(int(options["target"]))
         inner = sim.arena.maze.entity_layer[1:-1, 1:-1]
         free = np.isin(inner, [" ", "P", "G"])  # floor, and where the walker and targets may be put
         self._layout = np.ascontiguousarray(free[::-1].astype(np.uint8))  # row 0 at the bottom
         self._center = np.array([self.config.size, self.config.size]) / 2
         self._targets = np.stack([sim.physics.bind(t.geom).xpos.copy() for t in sim.targets])
+        self._built = seed
 
     def _advance(self, action: Any) -> tuple[float, bool, bool]:
         action = int(action)
@@ -99,6 +106,36 @@ class MemoryMaze(World):
             "target_vec": targets_vec[target].copy(),
             "target_color": self._sim.target_color.astype(np.float32),
         }
+
+    def get_state(self) -> dict[str, Any]:
+        """The open episode as a flat dict of JSON values and arrays: its seed and the state of the physics."""
+        if not self._open:
+            raise RuntimeError("memory_maze: no open episode to save")
+        return {"seed": self._seed, "options": self._options, "check": checksum(self._truth()), **self._sim.save()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continue the saved episode: the same actions then give the same frames, truth and rewards, bit for bit.
+
+        Raises RestoreError where the state does not fit this world, or the truth then differs from what was saved.
+        """
+        if "physics" not in state:  # saved before 21 November 2026: seed and actions
+            super().set_state(state)
+            return
+        self._open = False
+        self._seed, self._options, self._actions = int(state["seed"]), state["options"], []
+        if self._built != self._seed:
+            self._begin(self._seed, self._options)
+        try:
+            self._sim.load(state)
+        except ValueError as error:
+            raise RestoreError(str(error)) from error
+        if checksum(self._truth()) != state["check"]:
+            raise RestoreError("the restored world differs from the saved one")
+        self._open = True
+
+    def set_target(self, target: int) -> None:
+        """From now on ball `target` pays and frames the image; nothing else changes. Raises ValueError."""
+        self._sim.aim(target)
 
     def close(self) -> None:
         self._sim.close()
