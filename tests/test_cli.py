@@ -35,7 +35,7 @@ def test_train_refuses_a_wrong_word_in_one_line_with_code_2(word, answer):
 def test_train_help_is_about_the_chosen_world():
     result = python("train.py", "--help", "env=dummy")
     assert result.returncode == 0, result.stderr
-    assert "env.ending=truncated" in result.stdout and " [dummy] " in result.stdout
+    assert "env.ending=truncated" in result.stdout and "[dummy]" in result.stdout
 
 
 def test_hydra_leaves_no_folder_behind(tmp_path):
