@@ -15,6 +15,7 @@ from torchmem.training.evaluate import evaluate
 from torchmem.training.experiment import Experiment
 from torchmem.training.goal import Goal
 from torchmem.training.rollout_experiment import RolloutExperiment
+from torchmem.training.rollout_learner import RolloutLearner
 from torchmem.training.run_config import GoalConfig
 from torchmem.training.sitting import EXPERIMENTS
 
@@ -111,6 +112,20 @@ def test_agents_are_kept_every_so_many_steps(tmp_path):
     kept = sorted((tmp_path / "run" / "ladder").iterdir())
     assert [int(folder.name) for folder in kept] == [30, 60]
     assert torchmem.load(kept[0]).config.name == "ppo"
+
+
+def test_a_falling_rate_starts_full_and_is_never_zero(tmp_path, monkeypatch):
+    """Over 4 rollouts: 1, 3/4, 1/2, 1/4 of it."""
+    seen = []
+    update = RolloutLearner.update
+
+    def noted(self, batch, progress):
+        seen.append(progress)
+        return update(self, batch, progress)
+
+    monkeypatch.setattr(RolloutLearner, "update", noted)
+    assert command.main(words(tmp_path / "run", "agent.schedule=linear", "eval.episodes=1", world=DUMMY)) == 0
+    assert seen == [0.0] * 4 + [0.25] * 4 + [0.5] * 4 + [0.75] * 4
 
 
 WRONG = {

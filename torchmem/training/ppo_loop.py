@@ -46,11 +46,11 @@ def learn(
     while done < steps:
         episodes = rollout.collect()
         rollout.finish(alone)
-        done += worlds.n * length
+        began, done = done, done + worlds.n * length
         sums: dict[str, torch.Tensor] = {}
         count = 0
         for order in permutations(worlds.n, batch, passes, sampling):
-            metrics = learner.update(rollout.columns(order), done / steps)
+            metrics = learner.update(rollout.columns(order), began / steps)
             sums = {name: sums.get(name, 0) + value for name, value in metrics.items()}
             count += 1
             if learner.moved_far(metrics):

@@ -97,7 +97,8 @@ class RolloutExperiment:
         if not self._orders:
             return {}
         batch = self.rollout.columns(self._orders.pop(0))
-        metrics = self.learner.update(batch, self.clock.agent_steps / self.config.steps)
+        began = self.clock.agent_steps - self.stride  # so the first rollout learns at the full rate, the last at some
+        metrics = self.learner.update(batch, began / self.config.steps)
         self.clock.updated(self.config.batch * self.config.length)
         if self.learner.moved_far(metrics):
             self._orders.clear()
