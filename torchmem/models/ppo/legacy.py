@@ -8,6 +8,7 @@ D2  The learned start state counts only before the very first step of all. Every
     once an update has moved the start state nothing is equal to it any more, so it gets no more gradient.
 
 Rows that close an episode have no counterpart there (that program never saw the last frame): memory skips them.
+A rollout whose first row opens an episode goes on from the memory that acting left, as there.
 """
 
 from __future__ import annotations
