@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_modes_and_time_limits_are_those_that_envpool_registers():
 def test_training_evaluation_and_recording_never_share_a_level(config):
     ranges = sorted((levels(config, split) for split in SPLITS), key=lambda r: r.start)
     assert all(len(r) for r in ranges)
-    assert all(a.stop <= b.start for a, b in zip(ranges, ranges[1:]))
+    assert all(a.stop <= b.start for a, b in itertools.pairwise(ranges))
     assert ranges[-1].stop <= 2**31 - 1
     train = levels(config, "train")
     assert train.start == config.start_level
@@ -82,7 +83,7 @@ def test_what_does_not_exist_is_refused_before_envpool_ends_the_process(kwargs, 
 
 
 def test_the_seed_alone_says_which_level_is_played():
-    world, other = make_env("procgen", num_levels=30, start_level=100), make_env("procgen", num_levels=30, start_level=100)
+    world, other = (make_env("procgen", num_levels=30, start_level=100) for _ in range(2))
     seen = {split: [] for split in SPLITS}
     for split in SPLITS:
         for episode in range(40):
@@ -95,8 +96,8 @@ def test_the_seed_alone_says_which_level_is_played():
                 assert info2["truth"] == info["truth"]
     assert set(seen["train"]) <= set(range(100, 130))
     assert len(set(seen["train"])) > 15
-    assert set(seen["eval"]) <= set(HELD_OUT["eval"])
-    assert set(seen["record"]) <= set(HELD_OUT["record"])
+    assert all(level in HELD_OUT["eval"] for level in seen["eval"])  # a range knows this without listing its members
+    assert all(level in HELD_OUT["record"] for level in seen["record"])
     assert len(set(seen["eval"] + seen["record"])) > 70
     with pytest.raises(ValueError, match="episode seed must be in"):
         world.reset(seed=3 << 61)
@@ -117,7 +118,7 @@ def test_a_level_can_be_asked_for_and_is_what_its_number_says():
         world.reset(seed=0), world.step(15)
     only = make_env("procgen", game="maze", mode="exploration", held_out=False)
     assert int(only.reset(seed=3)[1]["truth"]["level_seed"]) == EXPLORATION_LEVELS["maze"]
-    with pytest.raises(ValueError, match="option level must be in 158988835..158988835"):
+    with pytest.raises(ValueError, match=r"option level must be in 158988835\.\.158988835"):
         only.reset(options={"level": 1})
 
 
@@ -238,8 +239,8 @@ def test_the_pool_draws_levels_of_its_split_by_its_seed():
     assert set(train) <= set(range(7, 67))
     assert len(set(train)) > 20
     assert opened("train", 0) == train != opened("train", 1)
-    assert set(opened("eval", 0)) <= set(HELD_OUT["eval"])
-    assert set(opened("record", 0)) <= set(HELD_OUT["record"])
+    assert all(level in HELD_OUT["eval"] for level in opened("eval", 0))
+    assert all(level in HELD_OUT["record"] for level in opened("record", 0))
     assert opened("train", 0, n=2) == train[:2]
     only = ProcgenPool("procgen", {"game": "maze", "mode": "exploration", "held_out": False}, 2)
     assert set(only.step(None)[1]["level_seed"]) == {EXPLORATION_LEVELS["maze"]}

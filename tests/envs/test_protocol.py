@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from tests.envs.worlds import TwoHands, TwoHandsConfig
+from tests.envs.worlds import PROCGEN, TwoHands, TwoHandsConfig
 from torchmem.envs import make_env
 from torchmem.envs.popgym_config import Task as PopGymTask
 from torchmem.envs.protocol import RestoreError, check_keys, gym_space
@@ -22,7 +22,7 @@ CASES = [
     ("minigrid_four_room", {"size": 9, "door_layouts": 3, "n_candidates": 2}),
     *[("popgym", {"task": task}) for task in typing.get_args(PopGymTask)],
     ("bsuite_memory_length", {"length": 6, "bits": 2}), ("bsuite_discounting_chain", {}), ("crafter", {}),
-    ("lunar_lander", {}), ("lunar_lander", {"continuous": True, "wind": True, "reward_fuel": 0.0}),
+    *PROCGEN, ("lunar_lander", {}), ("lunar_lander", {"continuous": True, "wind": True, "reward_fuel": 0.0}),
 ]
 
 

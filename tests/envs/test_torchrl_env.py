@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchrl.envs.utils import check_env_specs
 
+from tests.envs.worlds import PROCGEN
 from torchmem.envs import make_env
 from torchmem.envs.torchrl_env import as_torchrl
 
@@ -15,7 +16,7 @@ from torchmem.envs.torchrl_env import as_torchrl
     ("minigrid_memory", {"obs": "symbolic", "direction": True}), ("minigrid_memory", {"obs": "rgb"}),
     *[("popgym", {"task": task}) for task in (
         "repeat_previous", "autoencode", "concentration", "battleship", "noisy_position_only_pendulum")],
-    ("bsuite_memory_length", {}), ("bsuite_discounting_chain", {}), ("crafter", {})])
+    ("bsuite_memory_length", {}), ("bsuite_discounting_chain", {}), ("crafter", {}), *PROCGEN])
 def test_torchrl_finds_nothing_wrong(name, kwargs):
     check_env_specs(as_torchrl(name, **kwargs))
 

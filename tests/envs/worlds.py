@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from torchmem.envs.configs import DummyConfig
 from torchmem.envs.dummy import DummyWorld
 from torchmem.envs.protocol import World
 from torchmem.types import EnvSpec, Space
+
+# cases for tests that take any world; none where EnvPool does not exist
+PROCGEN = [("procgen", {"game": "leaper", "mode": "easy"})] if importlib.util.find_spec("envpool") else []
 
 
 @dataclasses.dataclass

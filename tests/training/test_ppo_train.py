@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -27,6 +28,7 @@ DUMMY = "env=dummy env.image=0 env.length=7 env.vary=true env.ending=both".split
 CONTINUOUS = [*DUMMY, "env.continuous=true", "agent.scale_obs=true", "agent.scale_reward=true", "agent.core=lstm"]
 IMAGES = "env=dummy env.image=16 env.length=7 agent.image_channels=[4,4] agent.core=mlp".split()
 BATCHED = "env=minigrid_memory env.size=7 env.max_steps=9 env.backend=batched".split()
+PROCGEN = "env=procgen env.game=starpilot env.mode=extreme agent.image_channels=[4,4]".split()  # dies soon
 
 
 def words(logdir: Path, *more: str, world: list[str], steps: int = 80) -> list[str]:
@@ -45,6 +47,8 @@ def outcome(logdir: Path) -> dict:
 
 
 WORLDS = {"dummy": DUMMY, "continuous": CONTINUOUS, "images": IMAGES, "batched": BATCHED}
+if importlib.util.find_spec("envpool"):
+    WORLDS |= {"procgen": PROCGEN, "procgen_pool": [*PROCGEN, "env.backend=pool"]}
 
 
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)

@@ -99,9 +99,10 @@ class ProcgenPool:
 
     def state_dict(self) -> dict[str, Any]:
         """Where every copy stands: how many levels it has opened and what it did in the last one."""
-        longest = int(self._steps.max())
         state = {**self._identity(), "life": self._life, "opened": self._opened.copy(), "steps": self._steps.copy()}
-        return {**state, "actions": self._actions[:, :longest].copy(), "check": self._fingerprint()}
+        counts = np.arange(self._steps.max()) < self._steps[:, None]  # the rest is of earlier levels
+        actions = np.where(counts, self._actions[:, : counts.shape[1]], 0).astype(np.uint8)
+        return {**state, "actions": actions, "check": self._fingerprint()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[bool]:
         """Go on from `state`: every level so far is opened again, the last one is played again.
