@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.envs.worlds import PROCGEN
-from tests.envs.worlds import TwoHands
+from tests.envs.worlds import PROCGEN, TwoHands
 from tests.verify.broken_worlds import STEPPING, WORLDS, Sound
 from torchmem.envs.make import env_spec
 from torchmem.envs.vector import WorldFailed

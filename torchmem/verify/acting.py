@@ -47,13 +47,21 @@ class Acted(NamedTuple):
 
 
 @torch.no_grad()
-def act(agent: Any, tape: Tape, seed: int = 0, extra: Mapping[str, Tensor] | None = None, steps: int = STEPS) -> Acted:
-    """Step by step. extra: keys (B, T, ...) that lie beside the observations and that no agent may look at."""
+def act(
+    agent: Any, tape: Tape, seed: int = 0, extra: Mapping[str, Tensor] | None = None, between: Tape | None = None
+) -> Acted:
+    """Step by step. extra: keys (B, T, ...) that lie beside the observations and that no agent may look at.
+
+    between: another tape, on which the agent acts a step, with a carry of its own, before each step of this one.
+    """
     generator = torch.Generator(agent.device).manual_seed(seed)
     carry, tape = agent.initial(tape.n), tape.rewound()
+    other = between and Elsewhere(agent, between)
     actions, thought, told = ([] for _ in range(3))
     draws: list[Tensor] = []
-    for t in range(steps):
+    for t in range(STEPS):
+        if other is not None:
+            other.step()
         data, _ = tape.step(None)
         noise = agent.acting_noise(tape.n, generator)
         beside = {key: value[:, t] for key, value in (extra or {}).items()}
@@ -64,6 +72,18 @@ def act(agent: Any, tape: Tape, seed: int = 0, extra: Mapping[str, Tensor] | Non
         draws += [] if noise.posterior is None else [noise.posterior]
     posterior = torch.stack(draws, 1) if draws else None
     return Acted(stacked(actions), stacked(thought), carry, Noise(posterior=posterior), stacked(told))
+
+
+class Elsewhere:
+    """The same agent acting somewhere else: it must not matter here."""
+
+    def __init__(self, agent: Any, tape: Tape) -> None:
+        self.agent, self.tape, self.carry = agent, tape.rewound(), agent.initial(tape.n)
+        self.generator = torch.Generator(agent.device).manual_seed(3)
+
+    def step(self) -> None:
+        data, _ = self.tape.step(None)
+        _, self.carry, _ = self.agent.policy(data, self.carry, self.agent.acting_noise(self.tape.n, self.generator))
 
 
 def stacked(steps: list[Tensors]) -> Tensors:
