@@ -1,8 +1,8 @@
 """Resets as the original's parallel pass makes them, to replay what its agents were trained with. Not for training.
 
-Two defects (specs: D1, D2), both absent while it acts and imagines:
-the flag of a step acts one step early, except those of the last two steps of a sequence; and the operator adds `init`
-again whenever a composite that holds a reset is combined once more, so that its states depend on the tree of the scan.
+Three defects, all absent while it acts and imagines. The flag of a step acts one step early, except those of the last
+two steps of a sequence. The operator adds `init` again whenever a composite that holds a reset is combined once more,
+so that states depend on the tree of the scan. And the z before a reset still goes in (dynamics.py).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def diagonal_scan(b: Tensor, a: Tensor, start: Tensor, init: Tensor, first: Tensor) -> Tensor:
@@ -27,10 +28,10 @@ def diagonal_scan(b: Tensor, a: Tensor, start: Tensor, init: Tensor, first: Tens
     b (B, T, P, 2) inputs; a (P, 2); start (B, P, 2) before step 0; init (B, P, 2), the state that replaces the one
     before each step where first (B, T) bool is set. float32 or float64.
     """
-    return _scan(b.contiguous(), a.contiguous(), start.contiguous(), init.contiguous(), first)
+    given = b.contiguous(), a.contiguous(), start.contiguous(), init.contiguous(), first
+    return _operator(*given) if torch.compiler.is_compiling() else _Scan.apply(*given)
 
 
-@torch.library.custom_op("torchmem::diagonal_scan", mutates_args=())
 def _scan(b: Tensor, a: Tensor, start: Tensor, init: Tensor, first: Tensor) -> Tensor:
     out = torch.empty_like(b)
     x, drive, factor = (torch.view_as_complex(value) for value in (out, b, a))
@@ -43,12 +44,6 @@ def _scan(b: Tensor, a: Tensor, start: Tensor, init: Tensor, first: Tensor) -> T
     return out
 
 
-@_scan.register_fake
-def _(b: Tensor, a: Tensor, start: Tensor, init: Tensor, first: Tensor) -> Tensor:
-    return torch.empty_like(b)
-
-
-@torch.library.custom_op("torchmem::diagonal_scan_backward", mutates_args=())
 def _scan_backward(
     grad: Tensor, x: Tensor, a: Tensor, start: Tensor, init: Tensor, first: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -72,21 +67,44 @@ def _scan_backward(
     return flow, grad_a, torch.view_as_real(grad_start).clone(), torch.view_as_real(grad_init).clone()
 
 
-@_scan_backward.register_fake
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *given: Tensor) -> Tensor:
+        out = _scan(*given)
+        ctx.save_for_backward(out, *given[1:])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_scan_backward(grads[0].contiguous(), *ctx.saved_tensors), None)
+
+
+# The same as operators that torch.compile does not look into. Eager code does without: the first call of such an
+# operator imports the compiler.
+_operator = torch.library.custom_op("torchmem::diagonal_scan", _scan, mutates_args=())
+_operator_backward = torch.library.custom_op("torchmem::diagonal_scan_backward", _scan_backward, mutates_args=())
+
+
+@_operator.register_fake
+def _(b: Tensor, a: Tensor, start: Tensor, init: Tensor, first: Tensor) -> Tensor:
+    return torch.empty_like(b)
+
+
+@_operator_backward.register_fake
 def _(grad: Tensor, x: Tensor, a: Tensor, start: Tensor, init: Tensor, first: Tensor):
     return torch.empty_like(x), torch.empty_like(a), torch.empty_like(start), torch.empty_like(init)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    _, a, start, init, first = inputs
-    ctx.save_for_backward(output, a, start, init, first)
+    ctx.save_for_backward(output, *inputs[1:])
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_scan_backward(grad.contiguous(), *ctx.saved_tensors), None)
+    return (*_operator_backward(grad.contiguous(), *ctx.saved_tensors), None)
 
 
-_scan.register_autograd(_backward, setup_context=_save)
+_operator.register_autograd(_backward, setup_context=_save)
 
 
 # One step after the other ----------------------------------------------------------------------------------------
