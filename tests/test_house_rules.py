@@ -76,7 +76,7 @@ def test_no_path_of_a_developers_machine():
     listed(faults)
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/data_path.md", "docs/shapes.md", "docs/gotchas.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/data_path.md", "docs/shapes.md", "docs/gotchas.md", "docs/verify.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
