@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -12,16 +14,26 @@ from torchmem.models.dreamer.agent import DreamerAgent
 from torchmem.models.ppo.agent import PPOAgent
 from torchmem.models.ppo.config import PPOConfig
 from torchmem.models.returns import lambda_return
+from torchmem.models.synthetic import random_values
 from torchmem.training.config import compose
 from torchmem.verify import agent as agent_module
 from torchmem.verify import verify_agent
+from torchmem.verify.acting import shake
 from torchmem.verify.returns import of_replay, of_rollouts, return_checks
+from torchmem.verify.tape import OPENS, STEPS, Tape
 
 WORLD = {"image": 0, "length": 9}
 
 
 def failed(checks) -> set[str]:
     return {check.name for check in checks if not check.ok}
+
+
+def agent_checks_of(agent):
+    """The checks that need no world: on random observations."""
+    generator = torch.Generator().manual_seed(0)
+    tapes = [{k: random_values(s, (len(OPENS), STEPS), generator) for k, s in agent.spec.obs.items()} for _ in "ab"]
+    return agent_module.agent_checks(shake(agent), Tape(agent.spec, tapes[0]), tapes[1])
 
 
 def ppo(kind: type = PPOAgent, world: dict | None = None, **kwargs) -> PPOAgent:
@@ -53,6 +65,19 @@ def test_sound_agents_pass(make):
 def test_each_defect_of_an_agent_is_found_by_its_own_checks(kind):
     checks = verify_agent(ppo(kind))
     assert failed(checks) == AGENTS[kind], [(c.name, c.value, c.detail) for c in checks if not c.ok]
+
+
+def test_the_defective_resets_of_imported_agents_are_found():
+    """`legacy_reset` learns with the carry of the wrong moment, as the program behind `import procgen-ppo` did."""
+    found = failed(verify_agent(ppo(legacy_reset=True)))
+    assert found == {"step = loss path", "act = train", "reset: loss"}
+
+
+def test_truth_may_have_the_name_of_something_in_a_batch():
+    """POPGym's truth has a `target`, PPO's batches have another; a batch never holds the truth."""
+    agent = ppo()
+    agent.spec = dataclasses.replace(agent.spec, truth={"target": "suit", "value": "rank"})
+    assert "truth unreachable" not in {c.name for c in agent_checks_of(agent) if not c.ok}
 
 
 @pytest.mark.parametrize("kind", DREAMERS, ids=lambda k: k.__name__)

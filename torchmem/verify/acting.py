@@ -65,7 +65,7 @@ def act(
         data, _ = tape.step(None)
         noise = agent.acting_noise(tape.n, generator)
         beside = {key: value[:, t] for key, value in (extra or {}).items()}
-        chosen, carry, more = agent.policy({**data, **beside}, carry, noise)
+        chosen, carry, more = agent.policy({**beside, **data}, carry, noise)
         actions.append(chosen)
         thought.append({**agent.read_out(carry), "memory": agent.memory_of(carry)})
         told.append(more)

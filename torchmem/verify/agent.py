@@ -169,7 +169,7 @@ class Bench:
         worst, key = same_acts(*(act(agent, self.tape, extra=truth) for truth in truths))
         length = data.batch["is_first"].shape[1]
         besides = [{key: value[:, :length].to(agent.device) for key, value in truth.items()} for truth in truths]
-        loss = gap(*(agent.loss(data.batch | beside, data.noise).total for beside in besides))
+        loss = gap(*(agent.loss({**beside, **data.batch}, data.noise).total for beside in besides))
         if worst_of(worst, loss) == 0:
             return 0.0, f"keys {', '.join(names)}"
         return worst_of(worst, loss), f"{key} by {worst:.2g}, the loss by {loss:.2g}: the agent reads truth"
