@@ -52,6 +52,7 @@ def banner(x: Experiment) -> list[str]:
         f"one update {readable(work)})",
         f"replay {rows:,} steps x {per_step:,} B = {readable(rows * per_step)} in {x.replay_folder} "
         f"({readable(free_bytes(x.replay_folder))} still free)",
+        *([f"  and a copy in {x.long_term_folder}, as of every snapshot"] if x.long_term_folder else []),
         f"{c.steps:,} agent steps = {c.steps * x.spec.action_repeat:,} env steps over {c.envs} envs; "
         f"{updates} agent steps, each on {c.batch} x {c.length} replayed steps; first update after "
         f"{math.ceil(c.warmup_items / c.envs + c.length) * c.envs:,} agent steps",

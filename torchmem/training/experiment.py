@@ -129,10 +129,15 @@ class Experiment:
         place = self.config.replay.directory
         return (Path(place) if place else self.logdir / "replay") / f"rank{self.processes.rank}"
 
+    @property
+    def long_term_folder(self) -> Path | None:
+        place = self.config.replay.long_term
+        return Path(place) / f"rank{self.processes.rank}" if place else None
+
     def capacity(self) -> int:
         """Agent steps this process keeps."""
         wanted = self.config.replay.capacity
-        total = auto_capacity(self.schema, self.replay_folder) if wanted == "auto" else wanted
+        total = auto_capacity(self.schema, self.replay_folder, self.long_term_folder) if wanted == "auto" else wanted
         return total // self.processes.size
 
     def open_replay(self, owner: str) -> None:
@@ -153,6 +158,7 @@ class Experiment:
                 online=config.replay.online,
                 owner=owner,
                 pin=self.device.type == "cuda",
+                long_term=self.long_term_folder,
             )
             self.ready()  # what can never be is refused now, not after the warm-up
         self.write_back = WriteBack(self.replay)
@@ -225,12 +231,18 @@ class Experiment:
         self.clock.load_state_dict(shared["clock"])
         self.ratio.load_state_dict(shared["ratio"], self.clock.agent_steps)
         try:
-            self.replay = Replay.restore(self.replay_folder, own["replay"], pin=self.device.type == "cuda")
+            self.replay = Replay.restore(
+                self.replay_folder,
+                own["replay"],
+                pin=self.device.type == "cuda",
+                long_term=self.long_term_folder,
+            )
         except ValueError as error:  # another replay, or one that is damaged or has moved on
             place = f"the replay in {self.replay_folder}"
             raise TornFile(f"snapshot {name} cannot be resumed with {place}: {error}") from error
         self.write_back = WriteBack(self.replay)
-        self.write_back.load_state_dict(own["write_back"])
+        if not self.replay.lost:  # otherwise its ids are those of other steps
+            self.write_back.load_state_dict(own["write_back"])
         carry = self.collector.carry
         self.collector.carry = type(carry)(*(c.to(self.device) for c in own["carry"]))
         self.collector.actions = own["actions"]

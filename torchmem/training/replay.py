@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchmem.training.long_term import LongTerm
+from torchmem.training.long_term_recover import recover
 from torchmem.training.replay_home import Home
 from torchmem.training.replay_size import Schema, auto_capacity, bytes_per_step, estimate, free_bytes, readable
 from torchmem.training.replay_store import Store, check_schema
@@ -32,10 +34,13 @@ class Replay:
     capacity: steps over all envs. length: steps per sampled sequence, context included (T + context).
     latents: the keys that `write_back` may overwrite. pin: sample into pinned host memory.
     owner: id of the run; lets a run that died before its first committed snapshot start over in its own directory.
+    long_term: folder of a second copy on slow, persistent storage (long_term.py), which `restore` falls back on.
 
     Raises FileExistsError where `directory` belongs to another run or holds other files, RuntimeError where another
     process uses it, OSError with numbers where the disk is too small, ValueError for an impossible schema or size.
     """
+
+    _copy: LongTerm | None = None
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class Replay:
         *,
         owner: str = "",
         pin: bool = False,
+        long_term: str | Path | None = None,
     ) -> None:
         check_schema(schema, latents)
         rows = capacity // n
@@ -69,6 +75,8 @@ class Replay:
         home = Home.claim(Path(directory), owner, facts)
         try:
             store = Store.create(home.data, schema, rows, n)
+            if long_term is not None:
+                self._copy = LongTerm.create(Path(long_term), home, self._pack)
         except BaseException:
             home.abandon()
             raise
@@ -85,6 +93,9 @@ class Replay:
         rest = [key for key in self.schema if key not in self.latents]
         self._undo = Undo(home.journal, store, (self.latents, rest))
         self._head = 0  # rows ever added
+        self._floor = facts.get("floor", 0)  # rows before it never were in this directory
+        self._cut = False  # the next row does not follow on the newest one
+        self.lost = 0  # steps of the snapshot that a long-term copy did not have
         self._served = 0  # pieces taken from the online queue, see _fresh
 
     # -- collecting ---------------------------------------------------------------------------------------------------
@@ -95,12 +106,21 @@ class Replay:
             missing, unknown = self.schema.keys() - step.keys(), step.keys() - self.schema.keys()
             raise ValueError(f"replay step lacks {sorted(missing)} and has unknown {sorted(unknown)}")
         content = {key: self._store.encode(key, value, (self.n,)) for key, value in step.items()}
+        if self._cut:
+            content["is_first"] = np.ones_like(content["is_first"])
         cells = self._cells(self._head * self.n + np.arange(self.n))
         self._undo.protect(LATENTS, cells)
         self._undo.protect(REST, cells)
         for key, value in content.items():
             self._store.scatter(key, cells, value)
-        self._head += 1
+        self._head, self._cut = self._head + 1, False
+        if self._copy is not None:
+            self._copy.follow(self._head, self.oldest)
+
+    def _pack(self, first: int, count: int) -> list[np.ndarray]:
+        """What `count` rows from `first` on hold: of each key uint8 (n * count, bytes of a step), env by env."""
+        ids = np.arange(first, first + count) * self.n + np.arange(self.n)[:, None]
+        return self._store.pack(list(self.schema), self._cells(ids.reshape(-1)))
 
     def mark_truncated(self, env: int) -> None:
         """Close the open episode of `env` at its newest stored step (is_last), for an env that starts anew.
@@ -120,7 +140,7 @@ class Replay:
     @property
     def oldest(self) -> int:
         """The first row still held."""
-        return max(0, self._head - self.rows)
+        return max(self._floor, self._head - self.rows)
 
     @property
     def steps(self) -> int:
@@ -229,39 +249,76 @@ class Replay:
             "replay": self._home.manifest["token"],
             "head": self._head,
             "served": self._served,
+            "cut": self._cut,
             "rng": self._rng.bit_generator.state,
         }
         token = self._undo.begin(min(self._head, self.rows))
-        return {**state, "epoch": self._undo.epoch, "journal": token}
+        state |= {"epoch": self._undo.epoch, "journal": token}
+        if self._copy is not None:
+            self._copy.commit(self._head, self.oldest, state)
+        return state
 
     def commit(self, keep: int = 1) -> None:
         """The newest snapshot is safely kept: drop what only snapshots before the `keep` newest need."""
         if self._undo.epoch == 0:
             raise RuntimeError("commit without a snapshot")
         self._home.mark_committed()
+        if self._copy is not None:
+            self._copy.mark_committed()
         self._undo.forget(keep)
 
     @classmethod
-    def restore(cls, directory: str | Path, state: Mapping[str, Any], *, pin: bool = False) -> Replay:
+    def restore(
+        cls,
+        directory: str | Path,
+        state: Mapping[str, Any],
+        *,
+        pin: bool = False,
+        long_term: str | Path | None = None,
+    ) -> Replay:
         """The replay in `directory` as it was when `snapshot` returned `state`.
 
         Sampling then gives what it gave after that snapshot. May be killed and called again. Raises FileNotFoundError
-        or ValueError where the directory holds another replay, or one that has moved on past this snapshot.
+        or ValueError where the directory holds another replay, or one that has moved on past this snapshot. With
+        `long_term` the rows then come from that copy, as long_term_recover.py tells; `lost` counts what it lacked.
         """
-        home = Home.enter(Path(directory), state["replay"])
+        place, asked = Path(directory), state
+        try:
+            self = cls._rewound(place, state, pin)
+        except (FileNotFoundError, ValueError) as error:
+            if long_term is None:
+                raise
+            state = recover(place, Path(long_term), asked, str(error))
+            self = cls._rewound(place, state, pin)
+        if state["journal"] != asked["journal"]:
+            self.lost = (asked["head"] - self._head) * self.n
+            for env in range(self.n):
+                self.mark_truncated(env)
+        if long_term is not None:
+            try:
+                self._copy = LongTerm.resume(Path(long_term), self._home, self._pack, state["journal"])
+            except BaseException:
+                self.close()
+                raise
+        return self
+
+    @classmethod
+    def _rewound(cls, directory: Path, state: Mapping[str, Any], pin: bool) -> Replay:
+        """The replay that `directory` holds, at this snapshot."""
+        home = Home.enter(directory, state["replay"])
         try:
             facts = home.manifest
             schema = {key: (tuple(shape), dtype) for key, (shape, dtype) in facts["schema"].items()}
             store = Store(home.data, schema, facts["rows"], facts["n"])
             self = cls.__new__(cls)
             self._open(home, store, np.random.Generator(np.random.PCG64()), pin)
-            self._head, self._served = state["head"], state["served"]
+            self._head, self._served, self._cut = state["head"], state["served"], state.get("cut", False)
             self._rng.bit_generator.state = state["rng"]
             self._undo.rewind(state["epoch"], state["journal"], min(self._head, self.rows))
+            home.mark_committed()
         except BaseException:
             home.close()
             raise
-        home.mark_committed()
         return self
 
     @property
@@ -271,5 +328,7 @@ class Replay:
 
     def close(self) -> None:
         """Give the directory free for another process."""
+        if self._copy is not None:
+            self._copy.close()
         self._undo.close()
         self._home.close()

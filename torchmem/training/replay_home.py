@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -26,28 +27,38 @@ class Home:
         self.data, self.journal = directory / "data", directory / "journal"
 
     @classmethod
-    def claim(cls, directory: Path, owner: str, facts: dict[str, Any]) -> Home:
+    def claim(
+        cls,
+        directory: Path,
+        owner: str,
+        facts: dict[str, Any],
+        *,
+        token: str = "",
+        option: str = "replay.directory",
+        replaces: str = "",
+    ) -> Home:
         """Take `directory` for a new replay described by `facts`.
 
         It must be new or empty, or hold what the same `owner` (a run id, not "") began without ever committing a
-        snapshot: such rows can not be resumed, and are deleted. Anything else raises FileExistsError, untouched.
+        snapshot: such rows can not be resumed, and are deleted. So is the replay called `replaces`. Anything else
+        raises FileExistsError, untouched. token: default, a new one. option: what a message tells the user to change.
         """
         directory.mkdir(parents=True, exist_ok=True)
         lock = _lock(directory)
         try:
-            cls._clear(directory, owner)
+            cls._clear(directory, owner, option, replaces)
         except BaseException:
             os.close(lock)
             raise
-        manifest = {"format": 1, "token": secrets.token_hex(8), "owner": owner, "committed": False, **facts}
+        token = token or secrets.token_hex(8)
+        manifest = {"format": 1, "token": token, "owner": owner, "committed": False, **facts}
         home = cls(directory, lock, manifest)
-        home._write()
+        home.write()
         home.data.mkdir()
-        home.journal.mkdir()
         return home
 
     @staticmethod
-    def _clear(directory: Path, owner: str) -> None:
+    def _clear(directory: Path, owner: str, option: str, replaces: str) -> None:
         names = (path.name for path in directory.iterdir())
         content = sorted(name for name in names if name != LOCK and not name.startswith(f".{MANIFEST}."))
         if content:
@@ -55,12 +66,13 @@ class Home:
             if not old:
                 raise FileExistsError(
                     f"{directory} is not empty and holds no replay ({', '.join(content[:5])}); "
-                    "name an empty or new folder in replay.directory"
+                    f"name an empty or new folder in {option}"
                 )
-            if old["committed"] or not owner or old["owner"] != owner:
+            ours = old["token"] == replaces or (owner and old["owner"] == owner and not old["committed"])
+            if not ours:
                 raise FileExistsError(
                     f"{directory} holds the replay {old['token']} of run {old['owner'] or '(not named)'!r}; resume "
-                    "that run, delete the folder, or name another one in replay.directory"
+                    f"that run, delete the folder, or name another one in {option}"
                 )
             # The manifest goes last: killed in between, the folder still says whose it is.
             for name in (*[name for name in content if name != MANIFEST], MANIFEST):
@@ -68,25 +80,30 @@ class Home:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @classmethod
-    def enter(cls, directory: Path, token: str) -> Home:
+    def enter(cls, directory: Path, token: str, *, option: str = "replay.directory") -> Home:
         """Take a directory that holds the replay `token`. Raises FileNotFoundError or ValueError where it does not."""
         if not (directory / MANIFEST).exists():
             raise FileNotFoundError(f"{directory} holds no replay; the run's snapshot needs the one it was taken of")
         lock = _lock(directory)
-        manifest = _read(directory)
-        if manifest["token"] != token:
+        try:
+            manifest = _read(directory)
+            if manifest["token"] != token:
+                raise ValueError(
+                    f"{directory} holds the replay {manifest['token']} of run {manifest['owner']!r}, "
+                    f"but the snapshot was taken of replay {token}; check {option} and logdir"
+                )
+            if manifest.get("filling"):
+                raise ValueError(f"{directory} was being rebuilt from a long-term copy, and is not whole")
+        except BaseException:
             os.close(lock)
-            raise ValueError(
-                f"{directory} holds the replay {manifest['token']} of run {manifest['owner']!r}, "
-                f"but the snapshot was taken of replay {token}; check replay.directory and logdir"
-            )
+            raise
         return cls(directory, lock, manifest)
 
     def mark_committed(self) -> None:
         """From now on only a restore may touch this directory."""
         if not self.manifest["committed"]:
             self.manifest["committed"] = True
-            self._write()
+            self.write()
 
     def abandon(self) -> None:
         """Delete what `claim` made, for a replay that could not be made."""
@@ -95,7 +112,8 @@ class Home:
         (self.directory / MANIFEST).unlink(missing_ok=True)
         self.close()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Put the manifest on the disk."""
         atomic_write(self.directory / MANIFEST, json.dumps(self.manifest, indent=1))
 
 
@@ -117,5 +135,7 @@ def _lock(directory: Path) -> int:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(file)
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise OSError(error.errno, f"could not lock {directory / LOCK}: {error.strerror}") from error
         raise TorchmemError(f"{directory} is in use by another process; stop that run first") from error
     return file

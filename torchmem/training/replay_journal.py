@@ -41,11 +41,11 @@ class Journal:
         self.size = os.fstat(self._file).st_size
 
     @classmethod
-    def create(cls, path: Path) -> tuple[Journal, str]:
-        """A new, empty journal and its token, by which a snapshot knows its own journal."""
-        token = secrets.token_bytes(TOKEN_BYTES)
-        atomic_write(path, MAGIC + token)
-        return cls(path), token.hex()
+    def create(cls, path: Path, token: str = "") -> tuple[Journal, str]:
+        """A new, empty journal and its token (default: a new one), by which a snapshot knows its own journal."""
+        content = bytes.fromhex(token) or secrets.token_bytes(TOKEN_BYTES)
+        atomic_write(path, MAGIC + content)
+        return cls(path), content.hex()
 
     @classmethod
     def emptied(cls, path: Path) -> Journal:

@@ -44,9 +44,15 @@ def free_bytes(directory: str | Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def auto_capacity(schema: Schema, directory: str | Path, limit: int = PAPER_CAPACITY) -> int:
-    """The largest number of steps that fits half the free disk, at most `limit`; the other half is for the journal."""
-    return min(limit, free_bytes(directory) // 2 // bytes_per_step(schema))
+def auto_capacity(
+    schema: Schema, directory: str | Path, long_term: str | Path | None = None, limit: int = PAPER_CAPACITY
+) -> int:
+    """The largest number of steps that fits half the free disk, at most `limit`; the other half is for the journal.
+
+    long_term: folder of the second copy, if there is one. It has no journal, but an eighth of spare chunks.
+    """
+    steps = min(limit, free_bytes(directory) // 2 // bytes_per_step(schema))
+    return steps if long_term is None else min(steps, free_bytes(long_term) * 2 // 3 // bytes_per_step(schema))
 
 
 def readable(count: float) -> str:

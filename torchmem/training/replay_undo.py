@@ -92,7 +92,12 @@ class Undo:
         by_row[:, :, occupied:] = True
 
     def _path(self, epoch: int) -> Path:
-        return self._folder / f"{epoch:08d}.undo"
+        return journal_path(self._folder, epoch)
 
     def _files(self) -> dict[int, Path]:
         return {int(path.stem): path for path in self._folder.glob("*.undo")}
+
+
+def journal_path(folder: Path, epoch: int) -> Path:
+    """The journal of one epoch."""
+    return folder / f"{epoch:08d}.undo"

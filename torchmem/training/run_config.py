@@ -37,10 +37,17 @@ class ReplayConfig:
         "auto", "Agent steps kept, over all envs; auto: the most that fits half the free disk, up to 5 million."
     )
     online: bool = option(True, "Serve every fresh piece of experience exactly once before sampling uniformly.")
-    directory: str | None = option(None, "Folder of the memory-mapped arrays; null: <logdir>/replay.")
+    directory: str | None = option(
+        None, "Folder of the memory-mapped arrays, on the fastest disk; null: <logdir>/replay."
+    )
+    long_term: str | None = option(
+        None, "Folder of a second copy on slow, persistent storage, for a directory that may vanish; null: none."
+    )
 
     def __post_init__(self) -> None:
         _at_least(1, self, "capacity")
+        if self.long_term is not None and self.long_term == self.directory:
+            raise ValueError(f"replay.long_term={self.long_term} is replay.directory itself: name two folders")
 
 
 @dataclasses.dataclass
@@ -167,6 +174,8 @@ def without_free_fields(flat: Mapping[str, Any]) -> dict[str, Any]:
         "goal.",
         "workers",
         "on_env_error",
+        "replay.directory",
+        "replay.long_term",
         "log.",
         "save.",
         "groups.size",

@@ -1,0 +1,390 @@
+"""The long-term copy of a replay: what a restart finds in it, and what happens when its disk fails."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import logging
+import os
+import random
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.training.long_term_disk import ENVS, ROWS, Disk, check_rows, play, small, stream
+from tests.training.replay_world import fill, make, refreshed, step
+from torchmem.training import long_term
+from torchmem.training.long_term_commit import Commits
+from torchmem.training.long_term_recover import newest
+from torchmem.training.long_term_ring import HEADER_BYTES
+from torchmem.training.replay import Replay
+from torchmem.training.replay_home import Home
+from torchmem.training.replay_store import Store
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No real syncs."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+def elsewhere(tmp_path, state, name="other machine") -> Replay:
+    """The replay on a machine that has the copy only."""
+    return Replay.restore(tmp_path / name, state, long_term=tmp_path / "slow")
+
+
+def after(tmp_path, rows: int) -> tuple[Replay, dict]:
+    """A replay with a copy after `rows` rows, and its snapshot of that moment."""
+    replay = small(tmp_path / "fast", long_term=tmp_path / "slow")
+    play(replay, rows)
+    state = json.loads(json.dumps(replay.snapshot()))
+    replay.commit()
+    return replay, state
+
+
+# The faults of the original's two-tier replay ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", range(1, 50))
+def test_r1_the_newest_rows_are_in_the_commit(tmp_path, quick, rows):
+    """Upstream commits before it registers the chunk it has just written: 49 of 50 come back."""
+    replay, state = after(tmp_path, rows)
+    held, expected = replay.steps, stream(replay)
+    replay.close()
+    again = elsewhere(tmp_path, state)
+    assert again.steps == held == min(rows, ROWS) * ENVS
+    check_rows(again)
+    assert stream(again) == expected
+
+
+def test_r2_no_slot_stands_for_a_chunk_that_it_no_longer_holds(tmp_path, quick):
+    """Upstream's table of after the wrap still finds an evicted chunk, in the slot of a new one, and serves it."""
+    replay = small(tmp_path / "fast", long_term=tmp_path / "slow")
+    copy, wrapped = replay._copy, 0
+    for rows in range(1, 80):
+        play(replay, rows)
+        replay.snapshot()
+        table = copy._commits.records()[0].table
+        numbers = range(table.first, table.next)
+        assert len({number % copy.layout.slots for number in numbers}) == len(numbers)
+        for number, entry in zip(numbers, table.chunks, strict=True):
+            assert copy._ring.holds(number, entry, table.successor(number))
+            assert copy._ring.content(number, entry) is not None
+        wrapped += table.next > copy.layout.slots
+    assert wrapped > 40
+
+
+@pytest.mark.parametrize("other", [1, 2, 11])
+def test_r2_a_whole_chunk_in_the_wrong_slot_is_not_served(tmp_path, quick, caplog, other):
+    """Another chunk of the same ring, header and sums and all, where the third newest belongs."""
+    replay, state = after(tmp_path, 60)
+    replay.close()
+    layout = replay._copy.layout
+    size, number = layout.slot_bytes, (60 - 1) // layout.chunk - 3
+    file = tmp_path / "slow" / "data" / "chunks"
+    content = bytearray(file.read_bytes())
+    at, source = number % layout.slots * size, (number - other) % layout.slots * size
+    if other == layout.slots:  # what the slot held one turn before
+        content[at : at + size] = older_turn(tmp_path, number - other, layout)
+    else:
+        content[at : at + size] = content[source : source + size]
+    file.write_bytes(content)
+    again = elsewhere(tmp_path, state)
+    assert again.oldest == (number + 1) * layout.chunk and "of the oldest steps are not in the copy" in caplog.text
+    check_rows(again)
+    stream(again)
+
+
+def older_turn(tmp_path, number: int, layout) -> bytes:
+    replay = small(tmp_path / "before", long_term=tmp_path / "slow before")
+    play(replay, (number + 1) * layout.chunk + 1)
+    replay.snapshot()
+    replay.close()
+    content = (tmp_path / "slow before" / "data" / "chunks").read_bytes()
+    return content[number % layout.slots * layout.slot_bytes :][: layout.slot_bytes]
+
+
+def test_r3_the_count_of_rows_is_right_at_every_turn_of_the_ring(tmp_path, quick):
+    """Upstream commits at the wrap before it counts the turn: 60 chunks come back as step 0."""
+    replay = small(tmp_path / "fast", long_term=tmp_path / "slow")
+    for rows in range(1, 80):
+        play(replay, rows)
+        replay.snapshot()
+        found = newest(tmp_path / "slow")
+        assert found["head"] == rows
+        if rows % 11 == 0 or rows in (22, 23, 24, 44, 45, 46):  # a turn is 22 rows
+            shutil.copytree(tmp_path / "slow", tmp_path / "copy")
+            again = Replay.restore(tmp_path / "other", found, long_term=tmp_path / "copy")
+            assert (again._head, again.steps) == (rows, min(rows, ROWS) * ENVS)
+            again.close()
+            for name in ("copy", "other"):
+                shutil.rmtree(tmp_path / name)
+
+
+# What a restart finds ------------------------------------------------------------------------------------------------
+
+
+def test_training_samples_the_same_with_and_without_a_copy(tmp_path):
+    seen = []
+    for name, kwargs in {"plain": {}, "copied": {"long_term": tmp_path / "slow"}}.items():
+        replay = make(tmp_path / name, rows=25, **kwargs)
+        streams = []
+        for row in range(60):
+            replay.add(step(row, replay.n))
+            if len(replay):
+                batch = replay.sample(3)
+                streams.append(batch["deter"].sum().item() + batch["index"].sum().item())
+                replay.write_back(*refreshed(batch, row))
+            if row % 20 == 9:
+                replay.snapshot()
+                replay.commit()
+        seen.append(streams)
+    assert seen[0] == seen[1]
+
+
+def test_latents_come_back_as_they_were_when_their_chunk_was_written(tmp_path):
+    replay = small(tmp_path / "fast", long_term=tmp_path / "slow")
+    fill(replay, 12)
+    index = np.arange(12)[:, None] * ENVS + np.arange(ENVS)
+    replay.write_back(index, {"deter": np.full((12, ENVS, 6), 7.0), "stoch": np.full((12, ENVS, 2, 2), 3.0)})
+    state = replay.snapshot()
+    replay.close()
+    again = elsewhere(tmp_path, state)
+    deter = again._store.gather("deter", again._cells(index)).numpy()
+    first = deter[:, 0, 0] == 7
+    assert first.any() and not first.all() and (np.diff(first.astype(int)) >= 0).all(), "old chunks old, tail new"
+
+
+def test_it_goes_on_after_a_restart_and_can_be_restored_again(tmp_path):
+    replay, state = after(tmp_path, 33)
+    play(replay, 46)
+    expected = stream(replay, 5)
+    replay.close()
+    for _ in range(2):  # the second time from the fast tier that the first one built
+        again = elsewhere(tmp_path, state)
+        play(again, 46)
+        check_rows(again)
+        assert stream(again, 5) == expected
+        again.close()
+
+
+def test_a_machine_that_was_left_behind_is_brought_up_to_date(tmp_path, caplog):
+    one, state = after(tmp_path, 20)
+    one.close()
+    two = elsewhere(tmp_path, state, "two")
+    play(two, 33)
+    newer = two.snapshot()
+    two.commit()
+    two.close()
+    with pytest.raises(ValueError, match="can not go back"):
+        Replay.restore(tmp_path / "fast", newer)
+    again = elsewhere(tmp_path, newer, "fast")
+    assert again._head == 33 and "is rebuilt from its long-term copy" in caplog.text
+    check_rows(again)
+
+
+def test_a_rebuild_that_is_killed_is_never_taken_for_a_replay(tmp_path, monkeypatch):
+    replay, state = after(tmp_path, 37)
+    replay.close()
+
+    def killed(store):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "sync", killed)
+        patch.setattr(Home, "abandon", lambda self: self.close())  # a killed process tidies nothing up
+        with pytest.raises(KeyboardInterrupt):
+            elsewhere(tmp_path, state)
+    with pytest.raises(ValueError, match="was being rebuilt"):
+        Replay.restore(tmp_path / "other machine", state)
+    check_rows(elsewhere(tmp_path, state))
+
+
+def test_switched_on_later_it_is_filled_from_the_fast_tier(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    replay = small(tmp_path / "fast")
+    play(replay, 40)
+    state = replay.snapshot()
+    replay.commit()
+    replay.close()
+    replay = Replay.restore(tmp_path / "fast", state, long_term=tmp_path / "slow")
+    assert "one is made now" in caplog.text
+    play(replay, 41)
+    newer = replay.snapshot()
+    replay.close()
+    again = elsewhere(tmp_path, newer)
+    assert again.oldest == 26, "whole chunks only: row 25 shares one with a row that is gone"
+    check_rows(again)
+
+
+# Damage --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_anywhere_costs_rows_but_never_gives_wrong_ones(tmp_path, quick):
+    replay, _ = after(tmp_path, 30)
+    play(replay, 37)
+    state = replay.snapshot()
+    replay.close()
+    layout, rng, found = replay._copy.layout, random.Random(0), {"whole": 0, "shorter": 0, "before": 0}
+    files = {name: (tmp_path / "slow" / "data" / name).read_bytes() for name in ("chunks", "commit.a", "commit.b")}
+    for _ in range(60):
+        name = rng.choice(list(files))
+        content = bytearray(files[name])
+        used = HEADER_BYTES + layout.content_bytes  # of a slot; the rest fills up a page
+        slot = rng.randrange(layout.slots) * layout.slot_bytes
+        place = slot + rng.randrange(used) if name == "chunks" else rng.randrange(len(content))
+        content[place] ^= 1 << rng.randrange(8)
+        (tmp_path / "slow" / "data" / name).write_bytes(content)
+        again = elsewhere(tmp_path, state)
+        check_held(again, 37)
+        found["before" if again.lost else "shorter" if again.steps < ENVS * ROWS else "whole"] += 1
+        again.close()
+        shutil.rmtree(tmp_path / "other machine")
+        for file, content in files.items():
+            (tmp_path / "slow" / "data" / file).write_bytes(content)
+    assert min(found.values()) >= 5, found
+
+
+def check_held(replay: Replay, head: int) -> None:
+    """All that is held is right; where the newest rows were lost, the seam is an end and a beginning."""
+    if not replay.lost:
+        assert replay._head == head
+        return check_rows(replay)
+    seam = replay._head
+    assert seam < head and replay.lost == (head - seam) * ENVS
+    for row in range(head, head + ROWS):  # the worlds are where they were at the snapshot
+        replay.add(step(row, ENVS))
+    rows = np.arange(replay.oldest, replay._head)
+    cells = replay._cells(rows[:, None] * ENVS + np.arange(ENVS))
+    reward, first = (replay._store.gather(key, cells).numpy() for key in ("reward", "is_first"))
+    assert first[rows == seam].all()
+    assert reward[:, 0].tolist() == [(row if row < seam else row - seam + head) * ENVS for row in rows]
+
+
+def test_the_seam_of_lost_rows_is_the_end_of_every_episode(tmp_path):
+    replay, _ = after(tmp_path, 30)
+    play(replay, 37)  # the last commit before was of row 32
+    asked = replay.snapshot()
+    replay.close()
+    (tmp_path / "slow" / "data" / Commits(tmp_path / "slow" / "data").records()[0].name).write_bytes(b"")
+    again = elsewhere(tmp_path, asked)
+    assert again.lost == 5 * ENVS and again._head == 32
+    play_on = [step(row, ENVS) for row in range(37, 41)]
+    play_on[0]["is_first"] = np.zeros(ENVS, np.bool_)
+    held = again.snapshot()  # before anything is collected: the seam must survive that too
+    again.commit()
+    again.close()
+    again = elsewhere(tmp_path, held)
+    for row in play_on:
+        again.add(row)
+    cells = again._cells(np.arange(30, 35)[:, None] * ENVS + np.arange(ENVS))
+    assert again._store.gather("is_first", cells)[2].all() and again._store.gather("is_last", cells)[1].all()
+    assert not again._store.gather("is_first", cells)[3].any()
+
+
+# The slow disk fails -------------------------------------------------------------------------------------------------
+
+
+def broken(patch, folder, name: str, code: int) -> None:
+    """Every `name` (pwrite, fsync) on a file in `folder`/data fails from now on."""
+    whole = getattr(os, name)
+
+    def fails(file, *arguments):
+        if os.readlink(f"/proc/self/fd/{file}").startswith(str(folder / "data")):
+            raise OSError(code, os.strerror(code))
+        return whole(file, *arguments)
+
+    patch.setattr(os, name, fails)
+
+
+@pytest.mark.parametrize("name, code", [("pwrite", errno.ENOSPC), ("fsync", errno.EIO)])
+@pytest.mark.parametrize("missed", [3, 14, 40])  # 40: the fast tier too has forgotten what the copy holds
+def test_training_outlives_a_full_slow_disk(tmp_path, caplog, name, code, missed):
+    replay, _ = after(tmp_path, 30)
+    with pytest.MonkeyPatch.context() as patch:
+        broken(patch, tmp_path / "slow", name, code)
+        for rows in range(31, 31 + missed):
+            play(replay, rows)
+            if rows % 3 == 0:
+                replay.snapshot()
+                replay.commit()
+        late = replay.snapshot()
+        replay.commit()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and os.strerror(code) in said[0] and f"{30 * ENVS} steps that the copy has" in said[0]
+    check_rows(replay)
+    copied = shutil.copytree(tmp_path / "slow", tmp_path / "as it was")
+    again = Replay.restore(tmp_path / "third", late, long_term=copied)  # what was committed, and nothing wrong
+    check_held(again, 30 + missed)
+
+    play(replay, 33 + missed)
+    healed = replay.snapshot()
+    replay.commit()
+    replay.close()
+    again = elsewhere(tmp_path, healed)
+    assert again._head == 33 + missed and again.lost == 0 and again.steps >= (ROWS - 1) * ENVS
+    check_rows(again)
+
+
+def test_a_disk_that_takes_part_of_a_write_is_asked_again(tmp_path, monkeypatch, quick):
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, place: pwrite(file, data[:100], place))
+    replay, state = after(tmp_path, 37)
+    replay.close()
+    monkeypatch.undo()
+    check_rows(elsewhere(tmp_path, state))
+
+
+def test_the_record_is_written_between_two_syncs(tmp_path, monkeypatch):
+    disk = Disk(tmp_path / "slow").install(monkeypatch)
+    after(tmp_path, 37)
+    log = [entry[:2] for entry in disk.log]
+    names = [name for kind, name in log if kind == "sync"]
+    records = [name for name in names if name != "chunks"]
+    assert len(records) > 4 and names == [n for record in records for n in ("chunks", record)]
+    assert all(a != b for a, b in itertools.pairwise(records)), "A and B in turn"
+    for place, (kind, name) in enumerate(log):
+        if kind == "write" and name != "chunks":
+            before = [entry for entry in log[:place] if entry[1] == "chunks"]
+            assert before[-1][0] == "sync", "a record before its chunks are on the disk"
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_copy_of_this_replay_is_refused(tmp_path, monkeypatch):
+    replay, state = after(tmp_path, 20)
+    replay.close()
+    with pytest.raises(FileNotFoundError, match=r"holds no replay.*Nor is there a long-term copy"):
+        Replay.restore(tmp_path / "new", state, long_term=tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"snapshot was taken of replay .*; check replay\.long_term"):
+        Replay.restore(tmp_path / "new", {**state, "replay": "0" * 16}, long_term=tmp_path / "slow")
+    with pytest.raises(ValueError, match="not a long-term copy"):
+        Replay.restore(tmp_path / "new", state, long_term=tmp_path / "fast")
+    with pytest.raises(FileExistsError, match=r"another one in replay\.long_term"):
+        small(tmp_path / "second", long_term=tmp_path / "slow")
+    assert not (tmp_path / "second" / "replay.json").exists(), "the fast tier stayed behind"
+    with pytest.raises(ValueError, match="only commits of later snapshots"):
+        Replay.restore(tmp_path / "new", {**state, "journal": "", "head": 2}, long_term=tmp_path / "slow")
+    with pytest.raises(FileNotFoundError, match="no commit"):
+        newest(tmp_path / "fast" / "data")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(FileExistsError, match=r"thesis\.tex"):
+        elsewhere(tmp_path, state, "mine")
+    monkeypatch.setattr(long_term, "free_bytes", lambda place: 1000)
+    with pytest.raises(OSError, match=r"needs .* in .*, where 1 kB are free"):
+        small(tmp_path / "third", long_term=tmp_path / "slow 3")
+
+
+def test_a_run_that_died_before_its_first_snapshot_starts_over(tmp_path):
+    replay = small(tmp_path / "fast", long_term=tmp_path / "slow")
+    fill(replay, 9)
+    replay.snapshot()  # never committed
+    replay.close()
+    shutil.rmtree(tmp_path / "fast")
+    again, state = after(tmp_path, 12)
+    again.close()
+    check_rows(elsewhere(tmp_path, state))
