@@ -30,7 +30,7 @@ from torchmem.training.config import compose
 from torchmem.training.device import fast_matmul
 
 ROWS, STEPS, WORLDS, EPISODE = 16, 64, 16, 200
-LIMITS = {"trace": 1.15, "record": 1.3, "taps": 1.05}
+LIMITS = {"trace": 1.15, "record": 1.3, "record-bf16": 1.3, "taps": 1.05}
 
 
 def agent_of(size: str, world: str, **kwargs: int) -> DreamerAgent:
@@ -58,7 +58,7 @@ def trace_pair(size: str) -> tuple[Callable, Callable]:
     return plain, traced
 
 
-def record_pair(size: str, episodes: int = WORLDS) -> tuple[Callable, Callable]:
+def record_pair(size: str, episodes: int = 4 * WORLDS, dtype: str = "float32") -> tuple[Callable, Callable]:
     """All dynamics.* sites to a zarr recording, against the same episodes acted without a record."""
     model = Model(agent_of(size, "dummy", length=EPISODE))
     agent = model.agent
@@ -73,7 +73,7 @@ def record_pair(size: str, episodes: int = WORLDS) -> tuple[Callable, Callable]:
 
     def recording() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            torchmem.record(model, sites=["dynamics.*"], episodes=episodes, envs=WORLDS, out=f"{folder}/r")
+            torchmem.record(model, sites=["dynamics.*"], episodes=episodes, envs=WORLDS, dtype=dtype, out=f"{folder}/r")
 
     return acting, recording
 
@@ -98,7 +98,12 @@ def taps_pair(size: str) -> tuple[Callable, Callable]:
     return run(losses[0]), run(losses[1])
 
 
-PAIRS = {"trace": trace_pair, "record": record_pair, "taps": taps_pair}
+def record_half_pair(size: str) -> tuple[Callable, Callable]:
+    """The same, kept as bfloat16."""
+    return record_pair(size, dtype="bfloat16")
+
+
+PAIRS = {"trace": trace_pair, "record": record_pair, "record-bf16": record_half_pair, "taps": taps_pair}
 
 
 def seconds(call: Callable) -> float:
@@ -117,7 +122,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     fast_matmul()
-    print(f"{'pair':8} {'plain s':>9} {'with s':>9} {'ratio':>7}  range of ratios     limit")
+    print(f"{'pair':12} {'plain s':>9} {'with s':>9} {'ratio':>7}  range of ratios     limit")
     for name in given.only:
         plain, watched = PAIRS[name](given.size)
         for _ in range(given.warmup):
@@ -129,7 +134,7 @@ def main() -> None:
             times.append((taken[plain], taken[watched]))
         ratios = [b / a for a, b in times]
         a, b, ratio = (statistics.median(column) for column in ([t[0] for t in times], [t[1] for t in times], ratios))
-        print(f"{name:8} {a:9.3f} {b:9.3f} {ratio:7.3f}  {min(ratios):.3f} to {max(ratios):.3f}      {LIMITS[name]}")
+        print(f"{name:12} {a:9.3f} {b:9.3f} {ratio:7.3f}  {min(ratios):.3f} to {max(ratios):.3f}      {LIMITS[name]}")
 
 
 if __name__ == "__main__":

@@ -267,7 +267,7 @@ class RecordingWriter:
             rows = 2 ** int(math.log2(min(max(CHUNK_BYTES // max(row, 1), 16), 2**16)))
             arrays[name] = data.create_array(
                 name, shape=(0, *shape), chunks=(rows, *(max(s, 1) for s in shape)), dtype=dtype,
-                compressors=_codec(episode[name][0]),
+                compressors=_codec(episode[name][0]), config={"write_empty_chunks": True},
             )  # fmt: skip
         self._arrays, self._header["arrays"] = arrays, dict(shapes)
         row_bytes = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
