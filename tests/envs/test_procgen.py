@@ -10,7 +10,16 @@ import pytest
 
 from torchmem.envs import make_env
 from torchmem.envs.make import make_config
-from torchmem.envs.procgen_config import EXPLORATION_LEVELS, GAMES, HELD_OUT, TRAINABLE, ProcgenConfig, levels, modes
+from torchmem.envs.procgen_config import (
+    EXPLORATION_LEVELS,
+    GAMES,
+    HELD_OUT,
+    TRAINABLE,
+    ProcgenConfig,
+    levels,
+    modes,
+    time_limit,
+)
 from torchmem.envs.procgen_engine import draws, frames
 from torchmem.envs.procgen_pool import ProcgenPool
 from torchmem.envs.seeds import SPLITS, episode_seed
@@ -42,6 +51,9 @@ def test_modes_and_time_limits_are_those_that_envpool_registers():
 
     offered = {game: {distribution[m].lower() for m in numbers} for game, _, numbers in procgen_game_config}
     assert {game: set(modes(game)) for game in GAMES} == offered
+    limits = {game: limit for game, limit, _ in procgen_game_config}
+    others = {(game, mode) for game in GAMES for mode in modes(game) if time_limit(game, mode) != limits[game]}
+    assert others == {("jumper", "memory")}
     assert set(EXPLORATION_LEVELS) == {game for game in GAMES if "exploration" in modes(game)}
 
 
@@ -138,7 +150,7 @@ def test_every_game_in_every_mode_resets_and_steps(game, mode):
     assert np.isfinite(reward)
     assert int(info["truth"]["level_seed"]) == level
     assert int(info["truth"]["time"]) == 1
-    assert "chance" in world.env_spec.levels
+    assert "chance" in world.env_spec.levels or (game, mode) == ("jumper", "memory")
 
 
 def play_out(world, action):
@@ -166,6 +178,18 @@ def test_the_time_limit_truncates_and_a_goal_terminates():
     assert int(info["truth"]["level_complete"]) == 1
     assert int(info["truth"]["level_seed"]) == level  # the level that ended, not the one that follows
     assert int(info["truth"]["time"]) < 500
+
+
+def test_jumper_with_memory_has_twice_the_time_that_envpool_says():
+    """Told 1,000, EnvPool would call a goal or a death at step 1,500 truncated."""
+    config = {"game": "jumper", "mode": "memory", "num_levels": 1, "start_level": 3}
+    with ProcgenPool("procgen", config, 1) as pool:
+        pool.step(None)
+        steps = 0
+        while not (data := pool.step({"action": np.array([4])})[0])["is_last"][0]:
+            steps += 1
+    assert steps + 1 == 2000
+    assert not data["is_terminal"][0]
 
 
 def test_at_the_limit_a_goal_counts_as_terminated():

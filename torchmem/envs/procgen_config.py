@@ -26,6 +26,9 @@ EXPLORATION_LEVELS: dict[Game, int] = {
     "caveflyer": 1259048185, "climber": 1561126160, "coinrun": 1949448038, "heist": 876640971, "jumper": 1434825276,
     "leaper": 1318677581, "maze": 158988835, "ninja": 1123500215}
 
+# Games that do not end after 1,000 steps (their sources: openai/procgen, procgen/src/games).
+LIMITS: dict[Game, int] = {"bigfish": 6000, "bossfight": 4000, "leaper": 500, "maze": 500, "plunder": 4000}
+
 # A level is named by an int32 and drawn from it alone. The upper half of them is never trained on.
 ALL_LEVELS = range(2**31 - 1)
 TRAINABLE = range(2**30)
@@ -66,6 +69,11 @@ class ProcgenConfig:
 def modes(game: Game) -> tuple[Mode, ...]:
     """The modes that EnvPool offers for a game."""
     return ("easy", "hard", *EXTRA_MODES.get(game, ()))
+
+
+def time_limit(game: Game, mode: Mode) -> int:
+    """Steps after which the game ends an episode. EnvPool is told, as it believes in 1,000 for jumper's memory mode."""
+    return 2000 if (game, mode) == ("jumper", "memory") else LIMITS.get(game, 1000)
 
 
 def levels(config: ProcgenConfig, split: Split) -> range:

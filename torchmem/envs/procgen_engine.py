@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchmem.envs.procgen_config import ProcgenConfig
+from torchmem.envs.procgen_config import ProcgenConfig, time_limit
 from torchmem.errors import TorchmemError
 
 SIDE, ACTIONS = 64, 15
@@ -47,7 +47,7 @@ class Engine:
         self._games: Any = envpool().make_gymnasium(
             f"{config.game.capitalize()}{config.mode.capitalize()}-v0", num_envs=len(seeds), env_seed=list(seeds),
             num_threads=min(threads or len(os.sched_getaffinity(0)), len(seeds)), channel_first=False,
-            use_backgrounds=config.use_backgrounds, **chosen)
+            use_backgrounds=config.use_backgrounds, max_episode_steps=time_limit(config.game, config.mode), **chosen)
         self.all = np.arange(len(seeds), dtype=np.int32)
 
     def reset(self, which: np.ndarray | None = None) -> Frames:
