@@ -13,7 +13,7 @@ BEST: dict[Game, tuple[float, float]] = {
     "starpilot": (64, 35)}
 
 # Mean return of uniformly random actions, measured with EnvPool 1.2.5 over 100 episodes, the first 4 of 25 copies, on
-# levels from the eval range (exploration: on its level). Standard error 0.5 at most. Not measured: jumper's memory mode.
+# levels of the eval range (exploration: its level). Standard error: at most 0.5. Not measured: jumper's memory mode.
 # The paper's R_min is another thing, the return of an agent that was trained blind.
 RANDOM: dict[Game, dict[Mode, float]] = {
     "bigfish": {"easy": 0.78, "hard": 0.18},
