@@ -11,6 +11,8 @@ from tests.surgery.test_trace import leaves, plain, same
 from torchmem.envs.make import env_spec
 from torchmem.models.ppo.agent import PPOAgent
 from torchmem.models.ppo.config import PPOConfig
+from torchmem.models.r2i.agent import R2IAgent
+from torchmem.models.r2i.config import R2IConfig, SSMConfig
 from torchmem.models.synthetic import random_batch
 from torchmem.surgery.edits import Ablate
 from torchmem.surgery.model import Model
@@ -23,8 +25,22 @@ def ppo(core: str, world: str) -> PPOAgent:
     return PPOAgent(env_spec(world), PPOConfig(core=core, head_layers=1, **sizes))
 
 
+def r2i(policy_input: str, **ssm) -> R2IAgent:
+    torch.manual_seed(2)
+    sizes = {"deter": 12, "units": 16, "stoch": 4, "classes": 4, "depth": 4, "vector_units": 16, "head_units": 16}
+    stack = SSMConfig(layers=2, states=8, blocks=2, **ssm)
+    agent = R2IAgent(env_spec("dummy"), R2IConfig(**sizes, ssm=stack, policy_input=policy_input, imag_length=3))
+    with torch.no_grad():
+        for name, p in agent.named_parameters():
+            if p.abs().max() == 0:
+                p.normal_(generator=torch.Generator().manual_seed(len(name)), std=0.1)
+    return agent
+
+
 AGENTS = {
     "dreamer": dreamer,
+    "r2i": lambda: r2i("full"),
+    "r2i-conj": lambda: r2i("output", conj_sym=True, prenorm=True, discretisation="zoh"),
     "planted": planted,
     "ppo-gru": lambda: ppo("gru", "dummy"),
     "ppo-lstm": lambda: ppo("lstm", "minigrid_memory"),

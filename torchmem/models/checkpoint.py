@@ -39,6 +39,7 @@ WEIGHTS, CARD = "agent.safetensors", "agent.json"
 KINDS = {
     "dreamer": ("torchmem.models.dreamer.config:DreamerConfig", "torchmem.models.dreamer.agent:DreamerAgent"),
     "ppo": ("torchmem.models.ppo.config:PPOConfig", "torchmem.models.ppo.agent:PPOAgent"),
+    "r2i": ("torchmem.models.r2i.config:R2IConfig", "torchmem.models.r2i.agent:R2IAgent"),
 }
 
 log = logging.getLogger("torchmem")
@@ -254,6 +255,11 @@ def spec_from(data: Mapping[str, Any]) -> EnvSpec:
             for key, space in data[group].items()
         }
     return EnvSpec.from_json(data)
+
+
+def new_agent(spec: EnvSpec, config: Any) -> Any:
+    """An untrained agent of the kind that `config.name` says; draws its weights from the global random numbers."""
+    return _named(KINDS[config.name][1])(spec, config)
 
 
 def _named(home: str) -> Any:

@@ -27,6 +27,11 @@ def split_spaces(spaces: Mapping[str, Space]) -> tuple[dict[str, Space], dict[st
     return images, vectors
 
 
+def colour_image(spaces: Mapping[str, Space]) -> str | None:
+    """The first key that is a colour image, or None."""
+    return next((key for key, space in spaces.items() if space.image and space.shape[2] == 3), None)
+
+
 def concat_keys(values: Mapping[str, Tensor], spaces: Mapping[str, Space], squash: bool) -> Tensor:
     """Flatten and concatenate sorted keys to (..., F) float32: integers as one-hot, floats through symlog if `squash`.
 

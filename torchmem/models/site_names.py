@@ -14,12 +14,13 @@ from torchmem.types import Site
 
 # shared word -> paths that may mean it; the first that the agent has
 ROLES: dict[str, tuple[str, ...]] = {
-    "memory": ("dynamics.deter", "core.state"),
-    "core.state": ("dynamics.deter",),
+    "memory": ("dynamics.core.state", "dynamics.deter", "core.state"),
+    "core.state": ("dynamics.core.state", "dynamics.deter"),
 }
 # shared prefix -> the prefix of paths that it stands for
 PREFIXES: dict[str, str] = {
     "core": "dynamics.core",
+    "s5": "dynamics.core.layers",
     "actor": "behaviour.policy",
     "critic": "behaviour.value",
 }
@@ -27,7 +28,14 @@ PREFIXES: dict[str, str] = {
 # path pattern -> meaning; the first that matches counts
 MEANINGS: dict[str, str] = {
     # what carries memory
-    "dynamics.deter": "Deterministic recurrent state h after the step; the only memory that carries over many steps.",
+    "dynamics.core.state": "States of all S5 layers after the step, layer by layer: re and im of each channel.",
+    "*core.layers.*.state": "State of one S5 layer after the step, re and im of each channel; its output reads this.",
+    "*core.layers.*.out": "Output of one S5 layer before its gate.",
+    "*core.layers.*.gate": "Gate of one S5 layer, before the sigmoid.",
+    "*core.layers.*.norm": "What one S5 layer hands to the next, after residual and norm (prenorm: before it).",
+    "dynamics.input": "The last z and action, encoded: what the S5 layers take in.",
+    "dynamics.output": "The S5 layers' output, projected; h is its SiLU.",
+    "dynamics.deter": "Deterministic state h after the step: the memory itself, or with S5 layers what they say of it.",
     "core.state": "State after the step, which actor and critic read and a recurrent core carries on.",
     "core.cell": "Cell state of the LSTM: the slower part of its memory, carried beside core.state.",
     "*core.reset": "Reset gate, 0 to 1: share of the old state that the candidate sees.",

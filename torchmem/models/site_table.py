@@ -99,10 +99,13 @@ def examples() -> dict[str, Any]:
     from torchmem.models.dreamer.config import DreamerConfig
     from torchmem.models.ppo.agent import PPOAgent
     from torchmem.models.ppo.config import PPOConfig
+    from torchmem.models.r2i.agent import R2IAgent
+    from torchmem.models.r2i.config import R2IConfig
 
     ppo = {core: PPOAgent(EXAMPLE, PPOConfig(core=core, head_layers=1)) for core in ("gru", "lstm", "mlp")}
     return {
         "DreamerV3 (`agent=dreamer`)": DreamerAgent(EXAMPLE, DreamerConfig()),
+        "R2I (`agent=r2i`)": R2IAgent(EXAMPLE, R2IConfig()),
         "Recurrent PPO with a GRU (`agent=ppo agent.head_layers=1`)": ppo["gru"],
         "With an LSTM (`agent.core=lstm`)": ppo["lstm"],
         "Without memory (`agent.core=mlp`)": ppo["mlp"],

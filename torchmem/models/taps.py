@@ -156,6 +156,8 @@ def _distinct(sites: Mapping[str, Site], names: list[str]) -> list[str]:
 
 def parted(calls: list[Tensor], site: Site, rows: int, steps: int) -> tuple[Tensor | None, list[Tensor]]:
     """What a module saw along the sequence, (B, T, *shape), and its other outputs. The sequence comes first."""
+    if site.cadence == "step" and calls and calls[0].shape == (rows, steps, *site.shape):
+        return calls[0], calls[1:]  # the loss runs in parallel what a trace runs step by step
     if site.cadence == "step":
         seen, rest = calls[:steps], calls[steps:]
         if len(seen) < steps or any(value.shape != (rows, *site.shape) for value in seen):

@@ -30,6 +30,7 @@ GROUPS = ("agent", "env", "size", "trainer", "preset")
 AGENTS = {
     "dreamer": "torchmem.models.dreamer.config:DreamerConfig",
     "ppo": "torchmem.models.ppo.config:PPOConfig",
+    "r2i": "torchmem.models.r2i.config:R2IConfig",
 }
 ALIASES = {"devices": "trainer.devices"}  # short spellings that everyone tries first
 

@@ -14,7 +14,7 @@ import torch
 
 from torchmem.envs.collector import Collector
 from torchmem.envs.vector import VectorEnv
-from torchmem.models.dreamer.agent import DreamerAgent
+from torchmem.models.checkpoint import new_agent
 from torchmem.models.synthetic import random_batch
 from torchmem.models.taps import collecting_loss
 from torchmem.training.clock import Clock, Ratio
@@ -62,7 +62,7 @@ class Experiment:
             )
         self.spec = self.envs.spec
         with as_config_error():
-            self.agent = DreamerAgent(self.spec, config.agent).to(device)
+            self.agent = new_agent(self.spec, config.agent).to(device)
         self.agent.dtype = torch.bfloat16 if config.trainer.precision == "bfloat16" else torch.float32
         self.learner = Learner(self.agent, self.batch, config.length, config.seed, processes)
         self.collector = Collector(self.envs, self.agent.initial(self.envs.n), device)
@@ -156,6 +156,7 @@ class Experiment:
                 self.replay_folder,
                 seed=config.seed * 1009 + self.processes.rank,
                 online=config.replay.online,
+                latents=tuple(self.agent.latent_schema()),
                 owner=owner,
                 pin=self.device.type == "cuda",
                 long_term=self.long_term_folder,

@@ -1,4 +1,4 @@
-"""One update: noise, loss, gradient, all-reduce, LaProp, slow critic. Knows no world and no replay."""
+"""One update: noise, loss, gradient, all-reduce, optimiser, slow critic. Knows no world and no replay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from torchmem.errors import TorchmemError
-from torchmem.models.laprop import LaProp
 from torchmem.models.noise import Noise
 from torchmem.models.protocol import LossOut
 from torchmem.training.processes import Processes
@@ -31,7 +30,7 @@ class Learner:
     def __init__(self, agent, batch: int, length: int, seed: int, processes: Processes) -> None:
         self.agent, self.processes = agent, processes
         self.batch, self.length = batch, length  # of this process
-        self.optimiser = LaProp(agent.trained(), agent.config)
+        self.optimiser = agent.optimiser()
         self.parameters = [p for _, p in agent.trained()]
         self.generator = torch.Generator(agent.device).manual_seed(seed * 1000 + processes.rank + 1)
         self.loss: Callable[..., LossOut] = agent.loss  # or its compiled form

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from torchmem.files import atomic_write
 from torchmem.models.checkpoint import plain
-from torchmem.models.dreamer.open_loop import image_key, open_loop
+from torchmem.models.inputs import colour_image
 from torchmem.training.clock import Clock, Eta, duration
 from torchmem.training.compile import recompiles, wanted
 from torchmem.training.config import ConfigError, from_json, refuse_changes, to_json
@@ -40,7 +40,7 @@ FIXED = (
     "trainer.devices", "trainer.nodes",
 )  # fmt: skip
 # config.agent.name -> what runs it
-EXPERIMENTS = {"dreamer": Experiment, "ppo": RolloutExperiment}
+EXPERIMENTS = {"dreamer": Experiment, "r2i": Experiment, "ppo": RolloutExperiment}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -219,9 +219,9 @@ class Sitting:
 
     def video(self, x: Experiment | RolloutExperiment) -> None:
         """Open-loop prediction beside the truth, where the world has images and replay has sequences."""
-        if self.logger is not None and isinstance(x, Experiment) and image_key(x.agent) is not None and len(x.replay):
+        if self.logger is not None and isinstance(x, Experiment) and colour_image(x.spec.obs) and len(x.replay):
             batch = x.replay.peek(SHOWN, seed=x.clock.updates)  # training goes on as if it had not been drawn
-            path = self.logger.video("open_loop", open_loop(x.agent, {k: v.to(x.device) for k, v in batch.items()}))
+            path = self.logger.video("open_loop", x.agent.open_loop({k: v.to(x.device) for k, v in batch.items()}))
             self.say(f"open-loop video (truth / model / error): {path}")
 
     def say(self, text: str) -> None:

@@ -14,6 +14,7 @@ from torchmem.models.dreamer.config import DreamerConfig
 from torchmem.models.dreamer.rssm import State, feature
 from torchmem.models.dreamer.world_model import WorldModel
 from torchmem.models.heads import named_parameters_of
+from torchmem.models.laprop import LaProp
 from torchmem.models.layers import cast_once
 from torchmem.models.noise import Noise, action_noise
 from torchmem.models.protocol import LossOut
@@ -74,6 +75,9 @@ class DreamerAgent(WorldModel):
     def trained(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The named parameters that the optimiser moves: all but the slow critic."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    def optimiser(self) -> LaProp:
+        return LaProp(self.trained(), self.config)
 
     def latent_schema(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """What replay stores of each step, beside observation and action: (shape, dtype) by key.

@@ -42,9 +42,13 @@ def open_loop(agent: Any, batch: Mapping[str, Tensor]) -> np.ndarray:
         deters.append(state.deter)
         stochs.append(state.stoch)
     states = State(torch.stack(deters, 1), torch.stack(stochs, 1))
-    model = agent.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1))[key]
-    model = model.unflatten(0, states.deter.shape[:2])
-    truth = obs[key].float() / 255
+    return beside(agent, key, obs[key], states.deter, states.stoch)
+
+
+def beside(agent: Any, key: str, seen: Tensor, deter: Tensor, stoch: Tensor) -> np.ndarray:
+    """Frames of truth, model and error: images seen (B, T, H, W, 3), and states (B, T, ...) that expected them."""
+    model = agent.decoder(deter.flatten(0, 1), stoch.flatten(0, 1))[key].unflatten(0, deter.shape[:2])
+    truth = seen.float() / 255
     grid = torch.cat([truth, model, (model - truth + 1) / 2], 2)  # (B, T, 3 H, W, 3)
     frames = (grid.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return np.concatenate(list(frames), axis=2)

@@ -111,7 +111,11 @@ def config_from_official(config: Mapping[str, Any]) -> R2IConfig:
     for key, needed in fixed.items():
         if key in o and o[key] != needed:
             raise ValueError(f"official setting {key}={o[key]!r} is not supported; this importer needs {needed!r}")
-    reads = {("deter", "stoch"): "output", ("stoch", "hidden"): "hidden", ("deter", "stoch", "hidden"): "full"}
+    reads: dict[tuple[str, ...], Any] = {
+        ("deter", "stoch"): "output",
+        ("stoch", "hidden"): "hidden",
+        ("deter", "stoch", "hidden"): "full",
+    }
     inputs = tuple(o["actor.inputs"])
     if inputs not in reads:
         raise ValueError(f"official setting actor.inputs={list(inputs)} is not supported; choose {list(reads)}")

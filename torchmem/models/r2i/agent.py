@@ -227,6 +227,12 @@ class R2IAgent(WorldModel):
         stacked = {key: torch.stack([a[key] for a in taken], 1) for key in taken[0]}
         return R2IImagined(torch.stack(feats, 1), stacked, State(*(torch.stack(part, 1) for part in zip(*states))))
 
+    def open_loop(self, batch: Mapping[str, Tensor]) -> Any:
+        """Frames (T, 3 H, B W, 3) uint8 of what is expected beside what came; see `r2i/open_loop.py`."""
+        from torchmem.models.r2i.open_loop import open_loop
+
+        return open_loop(self, batch)
+
     # Learning --------------------------------------------------------------------------------------------------------
 
     def training_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise:

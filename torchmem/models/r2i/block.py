@@ -85,7 +85,7 @@ class Stack(nn.Module):
 
         Parallel in time, unless `stepwise` or a state may be changed on the way: the same numbers up to rounding.
         """
-        if stepwise or self.changed:
+        if stepwise or (not torch.compiler.is_compiling() and self.changed):
             return self._loop(u, start, init, first)
         states = []
         for layer, x0, fresh in zip(self.layers, start.unbind(1), init.unbind(1), strict=True):

@@ -117,7 +117,8 @@ class SymlogHead(TwoHotHead):
         nn.Module.__init__(self)
         self.mlp = MLP(size_in, units, layers)
         self.out = Plain(units, bins, outscale=0.0)
-        self.register_buffer("bins", torch.linspace(-20, 20, bins), persistent=False)
+        even = torch.linspace(-20, 20, bins)
+        self.register_buffer("bins", (even - even.flip(0)) / 2, persistent=False)  # exactly antisymmetric
 
     def mean(self, logits: Tensor) -> Tensor:
         return dists.symexp(dists.twohot_mean(logits, self.bins))
