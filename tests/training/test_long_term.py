@@ -13,9 +13,10 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.training.long_term_disk import ENVS, ROWS, Disk, check_rows, play, small, stream
+from tests.training.long_term_disk import ENVS, ROWS, Disk, PowerCut, check_rows, play, small, stream
 from tests.training.replay_world import fill, make, refreshed, step
-from torchmem.training import long_term
+from torchmem.training import long_term, long_term_file
+from torchmem.training.long_term import LongTerm
 from torchmem.training.long_term_commit import Commits
 from torchmem.training.long_term_recover import newest
 from torchmem.training.long_term_ring import HEADER_BYTES
@@ -326,6 +327,35 @@ def test_training_outlives_a_full_slow_disk(tmp_path, caplog, name, code, missed
     again = elsewhere(tmp_path, healed)
     assert again._head == 33 + missed and again.lost == 0 and again.steps >= (ROWS - 1) * ENVS
     check_rows(again)
+
+
+def test_a_record_that_failed_to_sync_is_not_trusted_once_its_chunks_are_written_again(tmp_path, monkeypatch):
+    """It may well be readable; the chunks it names are then on their way to being others."""
+    replay, _ = after(tmp_path, 50)
+    sync, append = long_term_file.sync, LongTerm._append
+
+    def no_sync(file):
+        if "commit" in os.readlink(f"/proc/self/fd/{file}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(file)
+
+    def dying(*arguments):
+        append(*arguments)
+        raise PowerCut
+
+    monkeypatch.setattr(long_term_file, "sync", no_sync)
+    play(replay, 56)
+    asked = replay.snapshot()
+    monkeypatch.setattr(long_term_file, "sync", sync)
+    play(replay, 58)
+    monkeypatch.setattr(LongTerm, "_append", dying)
+    with pytest.raises(PowerCut):
+        replay.snapshot()
+    replay.close()
+    monkeypatch.undo()
+    again = elsewhere(tmp_path, asked)
+    assert again._head == 50 and again.lost == 6 * ENVS and again.steps >= (ROWS - 4) * ENVS
+    check_held(again, 56)
 
 
 def test_a_disk_that_takes_part_of_a_write_is_asked_again(tmp_path, monkeypatch, quick):

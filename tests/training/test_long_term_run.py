@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 import pytest
 import torch
 
 from tests.training import tiny
+from tests.training.forker import Forker
 from torchmem.training import command, long_term_file
 from torchmem.training.config import compose
 
@@ -59,6 +61,16 @@ def test_the_run_goes_on_where_only_the_copy_is_left(tmp_path, straight, capfd, 
     assert {name for name in now if now[name] != before[name]} <= {"deter.memmap", "stoch.memmap"}
     assert command.main(words(tmp_path, *more, "allow_config_change=[ratio]")) == 0
     assert tiny.snapshot(tmp_path / "run").name == straight["id"], "another number of updates"
+
+
+def test_killed_and_moved_to_another_machine(tmp_path, straight):
+    with Forker() as forker:
+        story, errors = str(tmp_path / "story"), tmp_path / "stderr"
+        assert forker.run(words(tmp_path), errors, story=story, save_at=[34], kill_at=52) == -signal.SIGKILL
+        shutil.rmtree(tmp_path / "fast")
+        assert forker.run(words(tmp_path), errors) == 0, errors.read_text()
+    assert "is rebuilt from its long-term copy" in errors.read_text()
+    assert tiny.snapshot(tmp_path / "run").name == straight["id"]
 
 
 def test_a_run_whose_slow_disk_is_full_says_so_once_and_ends_well(tmp_path, monkeypatch, caplog, straight):
