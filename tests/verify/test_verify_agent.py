@@ -13,6 +13,7 @@ from torchmem.envs.make import env_spec
 from torchmem.models.dreamer.agent import DreamerAgent
 from torchmem.models.ppo.agent import PPOAgent
 from torchmem.models.ppo.config import PPOConfig
+from torchmem.models.r2i.agent import R2IAgent
 from torchmem.models.returns import lambda_return
 from torchmem.models.synthetic import random_values
 from torchmem.training.config import compose
@@ -47,10 +48,17 @@ def dreamer(kind: type = DreamerAgent) -> DreamerAgent:
     return kind(env_spec("dummy", **WORLD), compose([*AGENT, "env=dummy"]).agent)
 
 
+def r2i(**kwargs):
+    torch.manual_seed(0)
+    config = compose(["size=1m", "agent=r2i", "env=dummy"]).agent
+    return R2IAgent(env_spec("dummy", **WORLD), dataclasses.replace(config, **kwargs))
+
+
 SOUND = {
     "gru": lambda: ppo(), "lstm": lambda: ppo(core="lstm"), "mlp": lambda: ppo(core="mlp"),
     "images": lambda: ppo(world={"image": 16, "continuous": True}, scale_obs=True, scale_reward=True),
     "no learned start": lambda: ppo(learned_start=False, head_layers=1), "dreamer": dreamer,
+    "r2i": r2i, "r2i, start stored": lambda: r2i(stored_start=True),
 }  # fmt: skip
 
 
@@ -59,6 +67,12 @@ def test_sound_agents_pass(make):
     checks = verify_agent(make())
     assert not failed(checks), [(c.name, c.value, c.detail) for c in checks if not c.ok]
     assert len(checks) == 12
+
+
+def test_an_agent_that_stores_nothing_is_compared_where_an_episode_opens():
+    told = {c.name: c.detail for c in verify_agent(r2i())}
+    assert told["step = loss path"] == "4 rows that open an episode; nothing is stored of the others"
+    assert told["act = train"].startswith("nothing is recorded")
 
 
 @pytest.mark.parametrize("kind", AGENTS, ids=lambda k: k.__name__)

@@ -81,7 +81,8 @@ def learnt_returns(config: Any) -> list[Check]:
     """The checks of the returns that an agent with this config learns from."""
     if config.name == "ppo":
         return return_checks("advantage + value", of_rollouts, config.gamma, config.lam)
-    return return_checks("lambda_return", of_replay, 1 - 1 / config.horizon, config.replay_lam)
+    lam = getattr(config, "replay_lam", config.lam)  # an agent without replayed returns has imagined ones alone
+    return return_checks("lambda_return", of_replay, 1 - 1 / config.horizon, lam)
 
 
 def worlds_of(name: str, kwargs: Mapping[str, Any]) -> Factory:

@@ -113,6 +113,13 @@ class Batch(NamedTuple):
     latents: Tensors  # (B, HALF, ...): what acting stored of these steps
     context: int  # steps of the batch before the first that the loss counts
 
+    @property
+    def known(self) -> Tensor:
+        """(B,): rows whose state at the end the loss can know: all where the batch holds the state that it starts from,
+        else those that open an episode."""
+        opens = self.batch["is_first"][:, self.context :].any(1)
+        return opens | bool(self.latents or any(key.startswith("start.") for key in self.batch))
+
 
 @torch.no_grad()
 def training_batch(agent: Any, tape: Tape, seed: int = 0) -> Batch:

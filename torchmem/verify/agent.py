@@ -108,7 +108,9 @@ class Bench:
 
     def step_against_loss(self) -> tuple[float, str]:
         out = self.agent.loss(self.data.batch, self.data.noise)
-        return gap(self.agent.memory_of(out.carry), self.data.memory), ""
+        known = self.data.known
+        text = "" if known.all() else f"{int(known.sum())} rows that open an episode; nothing is stored of the others"
+        return gap(self.agent.memory_of(out.carry)[known], self.data.memory[known]), text
 
     def act_against_train(self) -> tuple[float, str]:
         """What acting wrote down against what the loss makes of the same rows before any update."""
@@ -120,8 +122,10 @@ class Bench:
             ratio = float((1 + losses["policy"])[counts].abs().max())
             error = float((2 * losses["value"][counts].max()).sqrt() / batch["value"].abs().max().clamp(min=1))
             return worst_of(ratio, error), f"ratio off 1 by {ratio:.1e}, value by {error:.1e}"
+        if not data.latents:
+            return 0.0, "nothing is recorded that the loss computes again; see step = loss path"
         worst, key = gaps(agent.loss(data.batch, data.noise).latents, data.latents)
-        return worst, f"{key or 'no latents'}, the worst of {', '.join(data.latents)}"
+        return worst, f"{key}, the worst of {', '.join(data.latents)}"
 
     def resets_acting(self) -> tuple[float, str]:
         agent, at, free = self.agent, (ROW, slice(RESET, None)), self.tape.without_resets()
