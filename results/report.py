@@ -40,6 +40,8 @@ def main() -> None:
         for line in rows(study):
             print(line)
         runs = sorted(str(p) for p in study.iterdir() if (p / "metrics.jsonl").is_file())
+        if not runs:  # a measurement on agents of other studies
+            continue
         save_plot(runs, HERE / f"{study.name}.png", "env_steps", ("eval/score", "eval_no_memory/score"))
 
 
