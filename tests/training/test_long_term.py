@@ -171,6 +171,33 @@ def test_it_goes_on_after_a_restart_and_can_be_restored_again(tmp_path):
         again.close()
 
 
+@pytest.mark.parametrize("lose_fast", [True, False])
+def test_a_commit_that_the_run_never_published_is_the_one_to_be_overwritten(tmp_path, monkeypatch, lose_fast):
+    replay, state = after(tmp_path, 33)
+    play(replay, 40)
+    replay.snapshot()  # killed before the run's own files were written: it goes on from row 33
+    replay.close()
+    again = elsewhere(tmp_path, state, "second" if lose_fast else "fast")
+    check_rows(again)
+    play(again, 38)
+    write = long_term_file.write_at
+
+    def dying(file, place, blocks):
+        if "commit" in os.readlink(f"/proc/self/fd/{file}"):
+            write(file, place, [b"".join(bytes(memoryview(block).cast("B")) for block in blocks)[:300]])
+            raise PowerCut
+        write(file, place, blocks)
+
+    monkeypatch.setattr(long_term_file, "write_at", dying)
+    with pytest.raises(PowerCut):
+        again.snapshot()
+    again.close()
+    monkeypatch.undo()
+    again = elsewhere(tmp_path, state, "third")
+    assert again._head == 33 and again.lost == 0 and again.steps == ROWS * ENVS
+    check_rows(again)
+
+
 def test_a_machine_that_was_left_behind_is_brought_up_to_date(tmp_path, caplog):
     one, state = after(tmp_path, 20)
     one.close()
@@ -356,6 +383,29 @@ def test_a_record_that_failed_to_sync_is_not_trusted_once_its_chunks_are_written
     again = elsewhere(tmp_path, asked)
     assert again._head == 50 and again.lost == 6 * ENVS and again.steps >= (ROWS - 4) * ENVS
     check_held(again, 56)
+
+
+def test_what_a_failed_sync_lost_is_written_again(tmp_path, monkeypatch):
+    """After EIO the kernel forgets the pages that it could not write; the next sync succeeds without them."""
+    replay, _ = after(tmp_path, 34)
+    chunks, sync = tmp_path / "slow" / "data" / "chunks", long_term_file.sync
+    synced = chunks.read_bytes()
+    play(replay, 46)
+
+    def lossy(file):
+        if "chunks" not in os.readlink(f"/proc/self/fd/{file}"):
+            return sync(file)
+        chunks.write_bytes(synced)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(long_term_file, "sync", lossy)
+    replay.snapshot()
+    monkeypatch.setattr(long_term_file, "sync", sync)
+    state = replay.snapshot()
+    replay.close()
+    again = elsewhere(tmp_path, state)
+    assert again._head == 46 and again.steps == ROWS * ENVS
+    check_rows(again)
 
 
 def test_a_disk_that_takes_part_of_a_write_is_asked_again(tmp_path, monkeypatch, quick):
