@@ -16,7 +16,8 @@ from torchmem.envs.torchrl_env import as_torchrl
     ("minigrid_memory", {"obs": "symbolic", "direction": True}), ("minigrid_memory", {"obs": "rgb"}),
     *[("popgym", {"task": task}) for task in (
         "repeat_previous", "autoencode", "concentration", "battleship", "noisy_position_only_pendulum")],
-    ("bsuite_memory_length", {}), ("bsuite_discounting_chain", {}), ("crafter", {}), ("lunar_lander", {}), ("lunar_lander", {"continuous": True}), *PROCGEN])
+    ("bsuite_memory_length", {}), ("bsuite_discounting_chain", {}), ("crafter", {}),
+    ("lunar_lander", {}), ("lunar_lander", {"continuous": True}), *PROCGEN])
 def test_torchrl_finds_nothing_wrong(name, kwargs):
     check_env_specs(as_torchrl(name, **kwargs))
 

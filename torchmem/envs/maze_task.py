@@ -59,7 +59,7 @@ TASKS = {7: (2, 125.0), 9: (3, 250.0), 11: (4, 500.0), 13: (5, 750.0), 15: (6, 1
 # Roll and steer of: noop, forward, left, right, forward left, forward right.
 ACTIONS = np.array([[0, 0], [-1, 0], [0, -1], [0, 1], [-1, -1], [-1, 1]], float)
 # Time, positions, velocities, controls, and what the constraint solver starts from: all that a next step depends on.
-PHYSICS = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+PHYSICS = int(mujoco.mjtState.mjSTATE_INTEGRATION)  # pyright: ignore[reportAttributeAccessIssue]
 MAX_LAYOUTS = 1000  # labmaze layouts tried per episode before giving up on placing all targets
 
 
@@ -192,14 +192,14 @@ class Simulator:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on as when `save` was called, in the maze that `reset` built. Raises ValueError where it does not fit."""
         physics, touched = np.asarray(state["physics"], float), np.asarray(state["touched"], bool)
-        size = mujoco.mj_stateSize(self.physics.model.ptr, PHYSICS)
+        size = mujoco.mj_stateSize(self.physics.model.ptr, PHYSICS)  # pyright: ignore[reportAttributeAccessIssue]
         if physics.shape != (size,) or touched.shape != (len(self.targets),):
             raise ValueError(f"the saved physics has {physics.size} numbers and {touched.size} targets, this world "
                              f"{size} and {len(self.targets)}: it was saved by another one")
         self.physics.set_state(physics, PHYSICS)
         # What the next step starts from (contacts, velocities of the ball) follows from the state: dm_control leaves
         # exactly this half of a step done.
-        mujoco.mj_step1(self.physics.model.ptr, self.physics.data.ptr)
+        mujoco.mj_step1(self.physics.model.ptr, self.physics.data.ptr)  # pyright: ignore[reportAttributeAccessIssue]
         for target, flag in zip(self.targets, touched, strict=True):
             target.reset(self.physics)
             if flag:
