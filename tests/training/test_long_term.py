@@ -19,7 +19,7 @@ from torchmem.training import long_term, long_term_file
 from torchmem.training.long_term import LongTerm
 from torchmem.training.long_term_commit import Commits
 from torchmem.training.long_term_recover import newest
-from torchmem.training.long_term_ring import HEADER_BYTES
+from torchmem.training.long_term_ring import HEADER_BYTES, Ring
 from torchmem.training.replay import Replay
 from torchmem.training.replay_home import Home
 from torchmem.training.replay_store import Store
@@ -273,6 +273,23 @@ def test_a_flipped_bit_anywhere_costs_rows_but_never_gives_wrong_ones(tmp_path, 
         for file, content in files.items():
             (tmp_path / "slow" / "data" / file).write_bytes(content)
     assert min(found.values()) >= 5, found
+
+
+def test_every_byte_of_a_header_is_checked(tmp_path, quick):
+    replay, _ = after(tmp_path, 30)
+    ring, table = replay._copy._ring, replay._copy._table
+    number, entry = table.first + 1, table.chunks[1]
+    assert ring.holds(number, entry, table.successor(number))
+    assert not ring.holds(number, entry, table.promised), "another successor"
+    assert not ring.holds(number + ring.layout.slots, entry, table.successor(number)), "another turn of the ring"
+    assert not Ring(ring.file, ring.layout, "0" * 16).holds(number, entry, table.successor(number)), "another replay"
+    with open(ring.file, "r+b", buffering=0) as file:
+        for place in range(HEADER_BYTES):
+            at = number % ring.layout.slots * ring.layout.slot_bytes + place
+            byte = os.pread(file.fileno(), 1, at)
+            os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), at)
+            assert not ring.holds(number, entry, table.successor(number)), place
+            os.pwrite(file.fileno(), byte, at)
 
 
 def check_held(replay: Replay, head: int) -> None:
