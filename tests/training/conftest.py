@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -17,3 +19,9 @@ def straight(tmp_path_factory):
     assert command.main(tiny.words(folder)) == 0
     torch.set_num_threads(threads)
     return tiny.outcome(folder)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No real syncs."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)

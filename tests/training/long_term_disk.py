@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import random
 from dataclasses import dataclass, field
@@ -137,3 +138,33 @@ def stream(replay: Replay, count: int = 3) -> list[str]:
         assert (batch["index"].diff(dim=1) == ENVS).all()
         seen.append(digest(batch))
     return seen
+
+
+def elsewhere(tmp_path, state, name="other machine") -> Replay:
+    """The replay on a machine that has the copy only."""
+    return Replay.restore(tmp_path / name, state, long_term=tmp_path / "slow")
+
+
+def after(tmp_path, rows: int) -> tuple[Replay, dict]:
+    """A replay with a copy after `rows` rows, and its snapshot of that moment."""
+    replay = small(tmp_path / "fast", long_term=tmp_path / "slow")
+    play(replay, rows)
+    state = json.loads(json.dumps(replay.snapshot()))
+    replay.commit()
+    return replay, state
+
+
+def check_held(replay: Replay, head: int) -> None:
+    """All that is held is right; where the newest rows were lost, the seam is an end and a beginning."""
+    if not replay.lost:
+        assert replay._head == head
+        return check_rows(replay)
+    seam = replay._head
+    assert seam < head and replay.lost == (head - seam) * ENVS
+    for row in range(head, head + ROWS):  # the worlds are where they were at the snapshot
+        replay.add(step(row, ENVS))
+    rows = np.arange(replay.oldest, replay._head)
+    cells = replay._cells(rows[:, None] * ENVS + np.arange(ENVS))
+    reward, first = (replay._store.gather(key, cells).numpy() for key in ("reward", "is_first"))
+    assert first[rows == seam].all()
+    assert reward[:, 0].tolist() == [(row if row < seam else row - seam + head) * ENVS for row in rows]

@@ -16,7 +16,6 @@ from typing import Any
 
 import gymnasium
 import labmaze
-import mujoco
 import numpy as np
 
 from torchmem.envs.configs import MemoryMazeConfig
@@ -25,6 +24,7 @@ from torchmem.envs.seeds import narrow_seed
 
 check_gl()
 
+import mujoco  # noqa: E402
 from dm_control import composer  # noqa: E402
 from dm_control.locomotion.arenas import labmaze_textures  # noqa: E402
 from dm_control.locomotion.props import target_sphere  # noqa: E402
