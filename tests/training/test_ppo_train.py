@@ -157,4 +157,4 @@ def test_the_agent_chooses_its_loop_and_its_numbers():
     assert compose(["agent=ppo", "env=dummy", "envs=8", "batch=4"]).envs == 8
     assert compose(["preset=ppo_memory"]).agent.name == "ppo"
     assert compose(["env=dummy"]).envs == 16, "the numbers of ppo are its own"
-    assert EXPERIMENTS == {"dreamer": Experiment, "ppo": RolloutExperiment}
+    assert EXPERIMENTS["dreamer"] is Experiment and EXPERIMENTS["ppo"] is RolloutExperiment
