@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before torch and MuJoCo are imported. Several pytest workers share the cores, and one thread makes sums repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+# A shell that starts the tests in the background lets them ignore ctrl-C, and whatever they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import random
 
