@@ -131,10 +131,14 @@ def verify(parser: argparse.ArgumentParser) -> Action:
 
 @verb("import")
 def import_(parser: argparse.ArgumentParser) -> Action:
-    """Read another program's agent into a run folder: danijar/dreamerv3, train-procgen-pytorch, Stable-Baselines3."""
-    parser.add_argument("program", choices=["dreamerv3", "procgen-ppo", "sb3-ppo"], help="who wrote it")
+    """Read what another program wrote: agents (danijar/dreamerv3, train-procgen-pytorch, Stable-Baselines3) into a run
+    folder, episodes of vviggyy/dreamerv3f into a recording, its logs into a run folder."""
+    programs = ["dreamerv3", "procgen-ppo", "sb3-ppo", "dreamerv3f-episodes", "dreamerv3f-logs"]
+    parser.add_argument("program", choices=programs, help="who wrote it")
     parser.add_argument(
-        "source", metavar="PATH", help="a logdir (config.yaml, ckpt/, replay/), a model_<steps>.pth, or a policy's zip"
+        "source",
+        metavar="PATH",
+        help="a logdir (config.yaml, ckpt/, replay/), a model_<steps>.pth, a policy's zip; a folder with episodes or logs",
     )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="new run folder, such as runs/x")
     parser.add_argument("--spec", metavar="FILE.json", help="the world, where neither checkpoint nor --game tells it")
@@ -148,8 +152,21 @@ def import_(parser: argparse.ArgumentParser) -> Action:
 
     parser.add_argument("--env", metavar="NAME", help="sb3-ppo: the world it was trained on, such as lunar_lander")
     parser.add_argument("--env-kwargs", metavar="JSON", help="""sb3-ppo: its arguments, such as '{"reward_fuel": 0}'""")
+    leak = "dreamerv3f-episodes: whether the agent was given its position (%(default)s: by what the files hold)"
+    parser.add_argument("--position-leak", default="auto", choices=["auto", "yes", "no"], help=leak)
 
     def act(given: argparse.Namespace) -> int:
+        if given.program == "dreamerv3f-episodes":
+            from torchmem.models.importers.dreamerv3f_episodes import import_episodes
+
+            rec = import_episodes(given.source, given.out, leak=given.position_leak)
+            say("\n".join([rec.summary(), *(f"CAVEAT: {one}" for one in rec.provenance.caveats)]))
+            return 0
+        if given.program == "dreamerv3f-logs":
+            from torchmem.models.importers.dreamerv3f_logs import import_logs
+
+            say(f"wrote {import_logs(given.source, given.out)}; draw it with torchmem plot --y episode/return")
+            return 0
         if given.program == "sb3-ppo":
             from torchmem.envs.make import env_spec
             from torchmem.models.importers.sb3_ppo import import_zip

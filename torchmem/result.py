@@ -35,7 +35,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,6 +68,7 @@ class Provenance:
     dirty: bool | None = None  # that tree had uncommitted changes
     seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
     edits: tuple[Any, ...] = ()  # a description of each edit that held, in order
+    caveats: tuple[str, ...] = ()  # what every summary and figure made from this data must say
     command: str = ""  # the process that did it
     date: str = ""  # ISO 8601, UTC
 
@@ -92,7 +93,7 @@ class Provenance:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Provenance:
-        return cls(**{**data, "edits": tuple(data.get("edits", ()))})
+        return cls(**{**data, **{name: tuple(data.get(name, ())) for name in ("edits", "caveats")}})
 
 
 @functools.cache
@@ -126,6 +127,9 @@ class Result:
         # The dataclass decorator, which runs next, leaves methods alone that the class has: its own comparison would
         # fail on arrays.
         cls.__eq__, cls.__hash__ = Result.__eq__, Result.__hash__
+        for name, warned in (("summary", _warned_summary), ("plot", _warned_plot)):
+            if name in cls.__dict__:  # so that no kind of result can forget the caveats of its data
+                setattr(cls, name, warned(cls.__dict__[name]))
 
     def summary(self) -> str:
         """The finding in a line or a small table, with its control beside it."""
@@ -196,6 +200,27 @@ class Result:
 
     def __hash__(self) -> int:
         return hash((type(self), self.provenance.date))
+
+
+def _warned_summary(summary: Callable[[Any], str]) -> Callable[[Any], str]:
+    @functools.wraps(summary)
+    def warned(self: Result) -> str:
+        text = summary(self)
+        return "\n".join([text, *(f"CAVEAT: {one}" for one in self.provenance.caveats if one not in text)])
+
+    return warned
+
+
+def _warned_plot(plot: Callable[..., Axes]) -> Callable[..., Axes]:
+    @functools.wraps(plot)
+    def warned(self: Result, *given: Any, **named: Any) -> Axes:
+        ax = plot(self, *given, **named)
+        text = "\n".join(self.provenance.caveats)
+        if text and all(one.get_text() != text for one in ax.figure.texts):
+            ax.figure.text(0.998, 0.5, text, rotation=90, ha="right", va="center", size=6, color="#D55E00")
+        return ax
+
+    return warned
 
 
 def _put(part: Path, path: Path) -> None:
