@@ -59,7 +59,7 @@ def trace_pair(size: str) -> tuple[Callable, Callable]:
     return plain, traced
 
 
-def record_pair(size: str, episodes: int = 4 * WORLDS, dtype: str = "float32") -> tuple[Callable, Callable]:
+def record_pair(size: str, episodes: int = 8 * WORLDS, dtype: str = "float32") -> tuple[Callable, Callable]:
     """All dynamics.* sites to a zarr recording, against the same episodes acted without a record."""
     model = Model(agent_of(size, "dummy", length=EPISODE))
     agent = model.agent

@@ -92,6 +92,25 @@ def test_values_are_those_of_the_unrolled_agent(model, rec):
         )
 
 
+def test_heads_read_whole_blocks_unless_somebody_looks_into_them(model, rec, monkeypatch):
+    """Value and logits of a step do not depend on how many steps the heads were given at once."""
+    from torchmem.surgery.read_out import ReadOut
+
+    read = []
+    settle = ReadOut.settle
+    monkeypatch.setattr(ReadOut, "settle", lambda self: (read.append(self.at_once), settle(self))[1])
+    stepwise = record(model, sites=(*SITES, "critic.mlp"), episodes=7, envs=3, seed=5)
+    assert not any(read), "a site of the critic must be seen at every step"
+    assert stepwise.activations["critic.mlp"].shape[0] == stepwise.steps
+    record(model, sites="memory", episodes=3, envs=3)
+    assert read[-1], "nobody looks: at once"
+    for name in ("value", "logits.action"):
+        torch.testing.assert_close(
+            torch.from_numpy(rec.covariates[name][:]), torch.from_numpy(stepwise.covariates[name][:]), rtol=1e-5, atol=1e-6
+        )
+    np.testing.assert_array_equal(rec.activations["memory"][:], stepwise.activations["memory"][:])
+
+
 def test_the_same_seed_gives_the_same_recording_whatever_its_home(model, rec, tmp_path):
     same(rec, record(model, sites=SITES, episodes=7, envs=3, seed=5, out=tmp_path / "b"))
     same(rec, record(model, sites=SITES, episodes=7, envs=3, seed=5, workers=2))

@@ -64,7 +64,7 @@ class RecordingWriter:
         plan: Mapping[str, Any] | None = None,
         provenance: Provenance | None = None,
         resume: bool = False,
-        flush_bytes: int = 2**27,
+        flush_bytes: int = 2**28,
         flush_s: float = 30.0,
     ) -> None:
         self.path = Path(path)

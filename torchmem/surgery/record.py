@@ -27,6 +27,7 @@ from torchmem.recording import Recording, RecordingError, RecordingWriter
 from torchmem.result import Provenance
 from torchmem.surgery.edit import Edits
 from torchmem.surgery.schedule import EpisodeNoise, Schedule
+from torchmem.surgery.read_out import ReadOut
 from torchmem.surgery.tape import Tape
 from torchmem.types import EnvSpec, Site
 
@@ -127,7 +128,8 @@ class _Session:
         self.tape = Tape({f"activations/{name}": DTYPES[kind] for name, kind in kinds.items()})
         self.noise = EpisodeNoise(schedule.n, model.agent.device, model.agent.acting_noise)
         self.collector = Collector(worlds, model.initial(schedule.n), model.agent.device)
-        self.ran: set[str] = set()
+        self.ran: list[str] = []  # sites in the order of their turns, until the first step is over
+        self.thoughts = ReadOut(model, self.tape, self.ran)
 
     def run(self, writer: RecordingWriter, progress: bool, named: set[str]) -> None:
         """Play until every quota is filled. named: sites that must run (the others came from a pattern)."""
@@ -142,10 +144,13 @@ class _Session:
                 if self.tape.step == 0:
                     self._refuse_silent_sites(named)
                 sealed = self.tape.advance()
+                if sealed:
+                    self.thoughts.settle()
                 for row, _, _ in self.collector.finished:
                     self.schedule.ended(row, self.tape.step)
                 if sealed or self.schedule.done:
                     self.tape.seal()
+                    self.thoughts.settle()
                     self._hand_over(writer, bar)
 
     def _act(self, obs: Mapping[str, Tensor], carry: Any) -> tuple[dict[str, Tensor], Any, dict[str, Tensor]]:
@@ -158,8 +163,7 @@ class _Session:
         # for conditions of edits; the agent does not get it
         self.model._bench.truth = {key: torch.as_tensor(value) for key, value in self.collector.truth.items()}
         actions, carry = self.model.act(obs, carry, noise)
-        for name, value in self.model.agent.read_out(carry).items():
-            self.tape.put(f"covariates/{name}", value.float())
+        self.thoughts.note(carry)
         return actions, carry, {}
 
     def _hand_over(self, writer: RecordingWriter, bar: tqdm) -> None:
@@ -210,14 +214,15 @@ class _Session:
         if not isinstance(value, Tensor) or tuple(value.shape) != (self.schedule.n, *site.shape):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise RecordingError(f"site {name} gave {got} while acting, expected {(self.schedule.n, *site.shape)}")
-        self.ran.add(name)
+        if self.tape.step == 0:
+            self.ran.append(name)
         if self.pools[name] == "mean":
             value = pooled(value, site)
         self.tape.put(f"activations/{name}", value)
 
     def _refuse_silent_sites(self, named: set[str]) -> None:
         """After the first step: sites named in full must have run; those that a pattern found are let go."""
-        silent = sorted(self.chosen.keys() - self.ran)
+        silent = sorted(self.chosen.keys() - set(self.ran))
         asked = [name for name in silent if name in named]
         if asked or not self.ran:
             raise RecordingError(

@@ -75,6 +75,10 @@ class Tape:
             self._open = {}
             self._reused = self._spare.pop() if self._spare else {}
 
+    def add(self, name: str, values: Tensor) -> None:
+        """A value of all steps of the block that was sealed last, (n, steps, ...)."""
+        self._sealed[(self.step - 1) // BLOCK][name] = _numpy(values)
+
     def cut(self, row: int, start: int, stop: int) -> dict[str, list[np.ndarray]]:
         """The steps start to stop - 1 of one world: name -> pieces (T_i, ...), views that hold until `forget`."""
         pieces: dict[str, list[np.ndarray]] = {}
