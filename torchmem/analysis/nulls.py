@@ -74,3 +74,16 @@ def p_value(score: np.ndarray, null: np.ndarray) -> np.ndarray:
     """
     p = (1 + (null >= score).sum(0)) / (1 + len(null))
     return np.where(np.isfinite(score) & np.isfinite(null).all(0), p, np.nan)
+
+
+def false_discoveries(p: np.ndarray, rate: float = 0.05) -> np.ndarray:
+    """(N,) bool: the tests that stand when at most this share of those that stand may be false alarms.
+
+    Benjamini and Hochberg 1995. p: (N,); NaN never stands.
+    """
+    p = np.where(np.isfinite(p), p, 1.0)
+    order = np.argsort(p, kind="stable")
+    below = np.flatnonzero(p[order] <= rate * np.arange(1, len(p) + 1) / len(p))
+    out = np.zeros(len(p), bool)
+    out[order[: below[-1] + 1 if len(below) else 0]] = True
+    return out

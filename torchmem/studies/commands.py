@@ -1,0 +1,78 @@
+"""`torchmem study NAME RUN`: the arguments of each study. Imports nothing heavy before a study runs.
+
+A new study is one function here: it adds its arguments to the parser and returns what to do with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Run = Callable[[argparse.Namespace], Mapping[str, Any]]  # returns the parts, by name
+STUDIES: dict[str, Callable[[argparse.ArgumentParser], Run]] = {}
+
+
+def _study(function: Callable[[argparse.ArgumentParser], Run]) -> Callable[[argparse.ArgumentParser], Run]:
+    STUDIES[function.__name__.strip("_").replace("_", "-")] = function
+    return function
+
+
+def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callable[[argparse.Namespace], int]:
+    """Add all studies as sub-verbs. Returns what runs the chosen one and tells its findings."""
+    found = parser.add_subparsers(dest="study", metavar="STUDY", required=True)
+    runs = {}
+    for name, make in STUDIES.items():
+        text = (make.__doc__ or "").strip()
+        child = found.add_parser(name, help=text.split(":")[0].rstrip("."), description=text)
+        child.add_argument("run", metavar="RUN", help="a run folder, a snapshot or an agent folder")
+        child.add_argument("--out", required=True, metavar="FOLDER", help="of the study; goes on where it stopped")
+        child.add_argument("--seed", type=int, default=0, help="of worlds and draws (%(default)s)")
+        child.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+        runs[name] = make(child)
+
+    def act(given: argparse.Namespace) -> int:
+        for name, part in runs[given.study](given).items():
+            say(f"[{name}]\n{part.summary()}\n")
+        say(f"report: {given.out}/report.html")
+        return 0
+
+    return act
+
+
+def _open(given: argparse.Namespace) -> Any:
+    from torchmem.surgery.model import load
+
+    return load(given.run, given.device)
+
+
+def _numbers(parser: argparse.ArgumentParser, **options: tuple[Any, str]) -> list[str]:
+    """Options with defaults, typed as these are: name=(default, help). Returns their names."""
+    for name, (default, text) in options.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(default), default=default, metavar=name[0].upper(),
+            help=f"{text} (%(default)s)",
+        )  # fmt: skip
+    return list(options)
+
+
+@_study
+def intervention(parser: argparse.ArgumentParser) -> Run:
+    """Change the memory in the middle of the delay: does the choice turn around, and how many units does it take?"""
+    parser.add_argument("--site", default="memory", help="whose values are changed (%(default)s)")
+    names = _numbers(
+        parser,
+        pairs=(400, "episodes, each played with either cue"),
+        steps=(80, "steps that an episode is given"),
+        hold=(3, "steps of the held swap"),
+        draws=(5, "of random units"),
+        most=(512, "units that are swapped one by one"),
+    )
+
+    def run(given: argparse.Namespace) -> Mapping[str, Any]:
+        from torchmem.studies.intervention import study_intervention
+
+        settings = {name: getattr(given, name) for name in names}
+        return study_intervention(_open(given), given.out, site=given.site, seed=given.seed, **settings)
+
+    return run
