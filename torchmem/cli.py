@@ -138,7 +138,7 @@ def import_(parser: argparse.ArgumentParser) -> Action:
     parser.add_argument(
         "source",
         metavar="PATH",
-        help="a logdir (config.yaml, ckpt/, replay/), a model_<steps>.pth, a policy's zip; a folder with episodes or logs",
+        help="a logdir (config.yaml, ckpt/, replay/), a model_<steps>.pth, a zip; dreamerv3f: its folder",
     )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="new run folder, such as runs/x")
     parser.add_argument("--spec", metavar="FILE.json", help="the world, where neither checkpoint nor --game tells it")
@@ -335,6 +335,14 @@ def probe(parser: argparse.ArgumentParser) -> Action:
         return 0
 
     return act
+
+
+@verb("study")
+def study(parser: argparse.ArgumentParser) -> Action:
+    """Run a whole study of a trained agent and write one folder: numbers, tables, figures and a page to read."""
+    from torchmem.studies.commands import fill
+
+    return fill(parser, say)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -43,8 +43,8 @@ class SparsityResult(Result):
         units = len(self.d_prime)
         lines = [
             f"{self.site}: {int(self.held.sum())} of {units} units ({self.held.mean():.1%}) tell the cues apart by "
-            f"more than one deviation at the end of the delay (false discovery rate 5 %, {self.episodes} episodes); under "
-            f"exchanged cues the median unit's 95th percentile is d' = {np.median(self.null):.2f}",
+            f"more than one deviation at the end of the delay (false discovery rate 5 %, {self.episodes} episodes); "
+            f"under exchanged cues the median unit's 95th percentile is d' = {np.median(self.null):.2f}",
         ]
         if self.held.any():
             lines.append(

@@ -81,7 +81,7 @@ def wilson(hits: int, n: int) -> tuple[float, float, float]:
     rate, z = hits / n, 1.96
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return rate, max(0.0, centre - half), min(1.0, centre + half)
+    return rate, min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))  # despite rounding
 
 
 def swap_memory(
