@@ -173,6 +173,19 @@ class Row:
         return f"{best['median_ms']:.2f} ms (other {best['other']:.0%})" if "median_ms" in best else "-"
 
 
+def take_turns(rows: list[Row], args: argparse.Namespace) -> list[list[dict[str, float]]]:
+    """Samples by round and row: forwards and backwards in turn, until enough rounds are clean or too many have run."""
+    rounds: list[list[dict[str, float]]] = []
+    for turn in range(args.warmup + 3 * args.rounds):
+        samples = {row: row.ask("step") for row in (rows if turn % 2 else rows[::-1])}
+        if args.verbose:
+            print(turn, *(f"{row.name}: {samples[row]}" for row in rows), sep="\n  ", file=sys.stderr)
+        rounds += [[samples[row] for row in rows]] if turn >= args.warmup else []
+        if sum(all(s["other"] < args.max_other for s in r) for r in rounds) >= args.rounds:
+            break
+    return rounds
+
+
 HEAD = ("row", "parameters", "wall s (clean of all)", "CPU s", "other", "peak MB", "GFLOP counted (analytic)",
         "of matmul rate", "policy B=1", "policy B=16", "oneDNN product against float64")
 
@@ -235,14 +248,7 @@ def main() -> None:
     sizes += " --compile-policy" * args.compile_policy
     commands = [f"{sys.executable} {__file__} --serve {sizes} --precision {p} --matmul {m}" for p, m in own]
     rows = [Row(command, args) for command in commands + args.peer]
-    rounds: list[list[dict[str, float]]] = []
-    for turn in range(args.warmup + 3 * args.rounds):
-        samples = {row: row.ask("step") for row in (rows if turn % 2 else rows[::-1])}
-        if args.verbose:
-            print(turn, *(f"{row.name}: {samples[row]}" for row in rows), sep="\n  ", file=sys.stderr)
-        rounds += [[samples[row] for row in rows]] if turn >= args.warmup else []
-        if sum(all(s["other"] < args.max_other for s in r) for r in rounds) >= args.rounds:
-            break
+    rounds = take_turns(rows, args)
     report(rows, rounds, args)
     for row in rows:
         row.process.communicate("quit\n")
