@@ -46,7 +46,8 @@ def outcome(logdir: Path) -> dict:
     return {str(f.relative_to(place)): tiny.digest(f) for f in files} | {"shared": shared, "id": place.name}
 
 
-WORLDS = {"dummy": DUMMY, "continuous": CONTINUOUS, "images": IMAGES, "batched": BATCHED}
+RECALL = [*BATCHED, "agent.recall=0.1", "agent.recall_width=20"]
+WORLDS = {"dummy": DUMMY, "continuous": CONTINUOUS, "images": IMAGES, "batched": BATCHED, "recall": RECALL}
 if importlib.util.find_spec("envpool"):
     WORLDS |= {"procgen": PROCGEN, "procgen_pool": [*PROCGEN, "env.backend=pool"]}
 

@@ -92,7 +92,8 @@ def fit_mask(
     weights: Tensor | None = None,
     carry: Any = None,
     noise: Noise | None = None,
-    evaluate: Callable[[Any], float] | None = None,
+    evaluate: Callable[[Any], float | Mapping[str, float]] | None = None,
+    teacher: Any = None,
     chance: float | None = None,
     **settings: Any,
 ) -> MaskResult:
@@ -103,7 +104,9 @@ def fit_mask(
     exact or shell patterns; default: all of the acting path with two or more axes. weights (B, T): what each step
     counts, such as answering steps as much as waiting ones. noise: one draw for all passes (default: mode). evaluate:
     f(model) -> score in the world, called under the full model, the circuit and each control; it then judges, in place
-    of the agreement with the full policy. chance: the score of guessing. settings: see `MaskFit`.
+    of the agreement with the full policy. It may return more numbers beside "score"; they are kept. teacher: another
+    agent for the same world, whose policy is to be imitated (a control: can a mask make this function from weights that
+    do not have it?); default: the model itself. chance: the score of guessing. settings: see `MaskFit`.
     Raises ValueError for a wrong setting, a missing key, or weights that do not reach the policy.
     """
     fit = _settings(settings)
@@ -111,6 +114,8 @@ def fit_mask(
         raise ValueError("fit_mask needs the model as it is: leave `model.edited(...)` first")
     agent = getattr(model, "agent", model)
     bed = Bed.of(agent, batch, weights, carry, noise)
+    if teacher is not None:
+        bed.full = Bed.of(getattr(teacher, "agent", teacher), batch, weights, None, noise).full
     path = acting_path(bed)
     chosen = _chosen(path, bed.own, names)
     search = _Search(bed, chosen, fit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torchmem.surgery.policy_distance import Bed, substituted
 
 Masks = dict[str, Tensor]  # parameter name -> bool, of its shape
 DRAWS = 5  # of the random control
+Evaluate = Callable[[], float | Mapping[str, float]]  # the score in the world, or "score" and more
 
 
 def as_weights(bed: Bed, masks: Masks) -> dict[str, Tensor]:
@@ -22,7 +23,7 @@ def as_weights(bed: Bed, masks: Masks) -> dict[str, Tensor]:
 
 
 def measure(
-    bed: Bed, masks: Masks, evaluate: Callable[[], float] | None, seed: int, most: int
+    bed: Bed, masks: Masks, evaluate: Evaluate | None, seed: int, most: int
 ) -> dict[str, Any]:
     """Fields of a MaskResult: scores of the circuit and of its controls, and the cost of losing single weights."""
     kinds = controls(bed, masks, seed)
@@ -65,17 +66,18 @@ def _exchanged(mask: Tensor, generator: torch.Generator) -> Tensor:
     return mask.flatten()[order].view_as(mask)
 
 
-def score(bed: Bed, masks: Masks, evaluate: Callable[[], float] | None) -> dict[str, float]:
-    """kl (nats), agreement (share), score (of `evaluate`, NaN without) and kept of one mask."""
+def score(bed: Bed, masks: Masks, evaluate: Evaluate | None) -> dict[str, float]:
+    """kl (nats), agreement (share), score (of `evaluate`, NaN without) and what else it tells, and kept of one mask."""
     weights = as_weights(bed, masks)
     with torch.no_grad():
         policy = bed.policy(weights)
-        world = float("nan")
+        world = {"score": float("nan")}
         if evaluate is not None:
             with substituted(bed.agent, weights):
-                world = float(evaluate())
+                told = evaluate()
+            world = {k: float(v) for k, v in told.items()} if isinstance(told, Mapping) else {"score": float(told)}
     kept = sum(int(mask.sum()) for mask in masks.values())
-    return {"kl": bed.kl(policy).item(), "agreement": bed.agreement(policy), "score": world, "kept": kept}
+    return {"kl": bed.kl(policy).item(), "agreement": bed.agreement(policy), **world, "kept": kept}
 
 
 @torch.no_grad()

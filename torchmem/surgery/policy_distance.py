@@ -58,7 +58,7 @@ class Bed:
     carry: Any  # before step 0
     noise: Noise | None  # None: the mode
     own: dict[str, Tensor]  # the agent's parameters, detached
-    full: Policy = dataclasses.field(default_factory=dict)  # the policy under them, without gradient
+    full: Policy = dataclasses.field(default_factory=dict)  # the one to compare with: under them, without gradient
 
     @classmethod
     def of(

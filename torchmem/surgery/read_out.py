@@ -1,4 +1,4 @@
-"""What an agent thinks of each recorded step: value and logits. Heads on a whole block of steps at once, where they may.
+"""What an agent thinks of each recorded step: value and logits. Heads read a whole block of steps at once, if they may.
 
 Step by step the heads cost about 8 % of acting with a small batch, since all their weights are fetched for few rows.
 """

@@ -26,8 +26,8 @@ from torchmem.models.checkpoint import plain
 from torchmem.recording import Recording, RecordingError, RecordingWriter
 from torchmem.result import Provenance
 from torchmem.surgery.edit import Edits
-from torchmem.surgery.schedule import EpisodeNoise, Schedule
 from torchmem.surgery.read_out import ReadOut
+from torchmem.surgery.schedule import EpisodeNoise, Schedule
 from torchmem.surgery.tape import Tape
 from torchmem.types import EnvSpec, Site
 

@@ -49,6 +49,7 @@ class Rollout:
         self.returns = torch.zeros(n, dtype=torch.float64, device=device)
         self.lengths = torch.zeros(n, dtype=torch.int64, device=device)
         self.discounted = torch.zeros(n, device=device)
+        self.shown = torch.zeros(n, agent.recall.width if agent.recall else 0, device=device)
         spaces = {**agent.spec.obs, **agent.spec.action}
         kinds = {key: ((length, *s.shape), getattr(torch, s.dtype)) for key, s in spaces.items()}
         kinds |= {"logp": ((length,), torch.float32), "value": ((length + 1,), torch.float32)}
@@ -118,6 +119,9 @@ class Rollout:
         weight = counts / processes.gather(counts.mean().view(1)).mean()
         if c.legacy_reset:
             batch["ends"] = rows["is_last"][:, 1:]
+        if (recall := self.agent.recall) is not None:
+            batch["shown"] = recall.history(rows, batch["is_first"], self.shown)
+            self.shown = batch["shown"][:, -1]
         self.batch = {**batch, "advantage": gain, "target": target, "weight": weight}
 
     def columns(self, order: Tensor) -> Tensors:
@@ -141,6 +145,7 @@ class Rollout:
             "returns": self.returns,
             "lengths": self.lengths,
             "discounted": self.discounted,
+            "shown": self.shown,
             "acting": self.acting.get_state(),
         }
 
@@ -149,8 +154,8 @@ class Rollout:
         device = self.agent.device
         self.carry = type(self.carry)(*(part.to(device) for part in state["carry"]))
         self.data = {key: value.to(device) for key, value in state["data"].items()}
-        self.returns, self.lengths, self.discounted = (
-            state[key].to(device) for key in ("returns", "lengths", "discounted")
+        self.returns, self.lengths, self.discounted, self.shown = (
+            state[key].to(device) for key in ("returns", "lengths", "discounted", "shown")
         )
         self.acting.set_state(state["acting"])
         self.worlds.load_state_dict(state["envs"])  # its next row opens an episode, which cuts the column there

@@ -16,6 +16,7 @@ from torchmem.models.ppo.cores import Core, Memory, make_core
 from torchmem.models.ppo.legacy import train_columns
 from torchmem.models.ppo.losses import policy_loss, value_loss
 from torchmem.models.ppo.network import Actor, Critic, Encoder
+from torchmem.models.ppo.recall import Recall
 from torchmem.models.ppo.scales import RewardScale
 from torchmem.models.protocol import LossOut
 from torchmem.models.site_names import canonical
@@ -62,6 +63,7 @@ class PPOAgent(nn.Module):
             self.core.remember(config.memory_span)
         self.actor = Actor(self.core.units, spec.action, config)
         self.critic = Critic(self.core.units, config)
+        self.recall = Recall(self.core.units, spec.obs, config.recall_width) if config.recall else None
         self.reward_scale = RewardScale(config.gamma, config.reward_limit) if config.scale_reward else None
 
     @property
@@ -159,8 +161,8 @@ class PPOAgent(nn.Module):
 
         batch, each (B, T, ...): observations, actions, is_first; `logp` and `value` as recorded; `advantage`, `target`;
         `weight`, 0 where a row is no decision, else about 1 (its mean over the rollout is 1). And `start.hidden`,
-        `start.cell`, `start.action` (B, ...): the carry before the first row. With legacy_reset also `ends`, see
-        `recompute`. noise is not read.
+        `start.cell`, `start.action` (B, ...): the carry before the first row. With recall also `shown`, see
+        `Recall.history`; with legacy_reset `ends`, see `recompute`. noise is not read.
         """
         return LossOut(*self.loss_parts(batch, noise))
 
@@ -176,8 +178,12 @@ class PPOAgent(nn.Module):
             "value": value_loss(value, batch["value"], batch["target"], c.value_clip) * weight,
             "entropy": -torch.stack(list(self.actor.entropy(params).values())).sum(0) * weight,
         }
+        if self.recall is not None:
+            losses["recall"] = self.recall.loss(now.hidden, batch["shown"])
         means = {name: value.mean() for name, value in losses.items()}
         total = means["policy"] + c.value_scale * means["value"] + c.entropy * means["entropy"]
+        if self.recall is not None:
+            total = total + c.recall * means["recall"]
         with torch.no_grad():
             # (r - 1) - log r is an unbiased estimate of the divergence that is never negative (Schulman 2020).
             kl = ((ratio - 1 - (logp - batch["logp"])) * weight).mean()
@@ -216,6 +222,8 @@ class PPOAgent(nn.Module):
         for name in ("advantage", "target", "value"):
             batch[name] = torch.randn((rows, steps), generator=generator)
         batch |= {"is_first": first, "weight": (~first.roll(-1, 1)).float()}
+        if self.recall is not None:
+            batch["shown"] = self.recall.history(batch, first, torch.zeros(rows, self.recall.width))
         if self.config.legacy_reset:
             batch["ends"] = first.roll(-2, 1) & ~first  # two rows on, behind the one that closes an episode
         batch[START + "hidden"] = torch.randn((rows, self.core.units), generator=generator).tanh()

@@ -47,6 +47,10 @@ class PPOConfig:
     value_clip: float | None = option(0.2, "The value may move this far from the recorded one; null: freely.")
     value_scale: float = option(0.5, "Weight of the value loss, which is half the squared error.")
     entropy: float = option(0.02, "Entropy bonus per nat.")
+    recall: float = option(0.0, "Weight of naming from memory what the episode has shown; 0: no such loss.")
+    recall_width: int | None = option(
+        None, "Numbers per cell of a symbolic view, which recall pools over cells; null: every number by itself."
+    )
     normalise_advantage: bool = option(True, "Advantages of a whole rollout to mean 0, deviation 1.")
     target_kl: float | None = option(None, "Leave a rollout once the policy moved by this many nats; null: never.")
     # Running scales; both are part of the checkpoint.
@@ -69,7 +73,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in ("units", "encoder_units", "image_units", "head_units", "parts"):
             _check(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("encoder_layers", "head_layers", "start_scale", "entropy", "value_scale"):
+        for name in ("encoder_layers", "head_layers", "start_scale", "entropy", "value_scale", "recall"):
             _check(getattr(self, name) >= 0, self, name, "at least 0")
         for name in ("gamma", "lam"):
             _check(0 <= getattr(self, name) <= 1, self, name, "in 0..1")
@@ -79,6 +83,7 @@ class PPOConfig:
             value = getattr(self, name)
             _check(value is None or value > 0, self, name, "above 0, or null")
         _check(self.memory_span is None or self.memory_span >= 2, self, "memory_span", "at least 2, or null")
+        _check(self.recall_width is None or self.recall_width >= 1, self, "recall_width", "at least 1, or null")
         _check(self.core in ("gru", "lstm", "mlp"), self, "core", "gru, lstm or mlp")
         _check(self.core == "gru" or not self.legacy_reset, self, "legacy_reset", "false unless core=gru")
         _check(self.core == "mlp" or self.core_layer, self, "core_layer", f"true for core={self.core}")
