@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -35,8 +36,8 @@ def colour_image(spaces: Mapping[str, Space]) -> str | None:
 def concat_keys(values: Mapping[str, Tensor], spaces: Mapping[str, Space], squash: bool) -> Tensor:
     """Flatten and concatenate sorted keys to (..., F) float32: integers as one-hot, floats through symlog if `squash`.
 
-    values[key] is (..., *space.shape). Missing values: a float entry with any -inf, or a signed integer entry with any
-    -1, turns that key's features into zeros.
+    values[key] is (..., *space.shape). Missing values: a float entry with any -inf (not looked for in a space that is
+    bounded below), or a signed integer entry with any -1, turns that key's features into zeros.
     """
     parts = []
     for key in sorted(spaces):
@@ -47,10 +48,11 @@ def concat_keys(values: Mapping[str, Tensor], spaces: Mapping[str, Space], squas
             value = value.long()
             present = (value != -1).all(-1, keepdim=True)
             feature = F.one_hot(value.clamp(min=0), space.classes or 2).flatten(-2).float()
-        else:
+            parts.append(torch.where(present, feature, 0.0))
+            continue
+        feature = value.float()
+        if space.low == -math.inf:
             present = (value != -torch.inf).all(-1, keepdim=True)
-            feature = value.float()
-            if squash:
-                feature = symlog(torch.where(present, feature, 0.0))
-        parts.append(torch.where(present, feature, 0.0))
-    return torch.cat(parts, -1)
+            feature = torch.where(present, feature, 0.0)
+        parts.append(symlog(feature) if squash else feature)
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
