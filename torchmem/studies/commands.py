@@ -76,3 +76,34 @@ def intervention(parser: argparse.ArgumentParser) -> Run:
         return study_intervention(_open(given), given.out, site=given.site, seed=given.seed, **settings)
 
     return run
+
+
+@_study
+def circuits(parser: argparse.ArgumentParser) -> Run:
+    """Find the fewest weights that still solve the world: a mask, its controls, its stability, its parts."""
+    parser.add_argument(
+        "--alphas", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], metavar="A", help="prices of a weight, in nats"
+    )
+    parser.add_argument("--gate", default="gumbel_st", help="gumbel_st, hard_concrete, ste_sigmoid or topk")
+    parser.add_argument("--penalty", help="sum_prob (default), sum_logit, l0, lagrangian, constrained or none")
+    parser.add_argument("--target", type=float, default=0.01, help="kept share of topk and lagrangian (%(default)s)")
+    names = _numbers(
+        parser,
+        seeds=(3, "masks of the chosen price"),
+        rows=(256, "episodes that a search sees"),
+        episodes=(500, "of each score"),
+        steps=(80, "steps that an episode is given"),
+        fit_steps=(3000, "steps of a search"),
+        rate=(2e-2, "learning rate of the logits"),
+        wander=(0.1, "share of random actions in those episodes"),
+        singles=(200, "kept weights that are dropped one by one"),
+    )
+
+    def run(given: argparse.Namespace) -> Mapping[str, Any]:
+        from torchmem.studies.circuits import study_circuits
+
+        fit = {"gate": given.gate, "penalty": given.penalty, "target": given.target}
+        settings = {name: getattr(given, name) for name in names}
+        return study_circuits(_open(given), given.out, alphas=given.alphas, seed=given.seed, **settings, **fit)
+
+    return run

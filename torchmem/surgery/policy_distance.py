@@ -99,13 +99,18 @@ class Bed:
         return bed
 
     def some(self, count: int, generator: torch.Generator) -> Bed:
-        """A bed of `count` rows drawn without replacement; itself where it has no more."""
+        """A bed of `count` rows drawn without replacement, without the steps after the last that counts; itself where
+        it has no more rows."""
         if count >= len(self.is_first):
             return self
         pick = torch.randperm(len(self.is_first), generator=generator)[:count].to(self.is_first.device)
-        names = ("obs", "actions", "is_first", "weights", "carry", "full")
-        noise = None if self.noise is None else Noise(*(_rows_of(v, pick) for v in vars(self.noise).values()))
-        return dataclasses.replace(self, noise=noise, **{name: _rows_of(getattr(self, name), pick) for name in names})
+        length = int((self.weights[pick] > 0).any(0).nonzero().max()) + 1 if self.weights[pick].any() else 1
+        parts = {
+            name: _rows_of(getattr(self, name), pick, length) for name in ("obs", "actions", "is_first", "full")
+        }
+        parts["weights"] = self.weights[pick, :length] * (length / self.weights.shape[1])  # a mean over fewer steps
+        noise = None if self.noise is None else Noise(*(_rows_of(v, pick, length) for v in vars(self.noise).values()))
+        return dataclasses.replace(self, noise=noise, carry=_rows_of(self.carry, pick), **parts)
 
     def policy(self, weights: Mapping[str, Tensor], is_first: Tensor | None = None) -> Policy:
         """The policy where `weights` take the place of the parameters they name; gradients reach `weights` alone."""
@@ -156,13 +161,13 @@ def _per_step(value: Tensor) -> Tensor:
     return value.flatten(2).sum(-1) if value.dim() > 2 else value
 
 
-def _rows_of(value: Any, pick: Tensor) -> Any:
+def _rows_of(value: Any, pick: Tensor, length: int | None = None) -> Any:
     if isinstance(value, Tensor):
-        return value[pick]
+        return value[pick] if length is None else value[pick, :length]
     if isinstance(value, Mapping):
-        return {key: _rows_of(v, pick) for key, v in value.items()}
+        return {key: _rows_of(v, pick, length) for key, v in value.items()}
     if isinstance(value, tuple):
-        parts = [_rows_of(v, pick) for v in value]
+        parts = [_rows_of(v, pick, length) for v in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
 
