@@ -51,17 +51,17 @@ def wanted(setting: str, device: torch.device) -> bool:
 
 
 def compile_agent(
-    agent, collect: Sequence[str] = ()
+    agent, collect: Sequence[str] = (), actor=None
 ) -> tuple[Callable[[Mapping[str, Tensor], Noise], LossOut], Callable[..., Any]]:
     """(loss, policy) compiled, with CUDA graphs on a GPU. The agent itself stays as it is.
 
     collect: sites whose activations the loss hands out as `taps` (see models/taps.py). With CUDA graphs they live until
-    the next call.
+    the next call. actor: the agent that acts, where that is another one.
     """
     mode = "reduce-overhead" if agent.device.type == "cuda" else "default"
     source = Tapped(agent, collect) if collect else agent
     parts = torch.compile(source.loss_parts, mode=mode, dynamic=False)
-    policy = torch.compile(agent.policy, dynamic=False)  # no graph: its carry must outlive the next call
+    policy = torch.compile((actor or agent).policy, dynamic=False)  # no graph: its carry must outlive the next call
 
     def loss(batch: Mapping[str, Tensor], noise: Noise) -> LossOut:
         if agent.device.type == "cuda":

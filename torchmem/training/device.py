@@ -19,7 +19,7 @@ log = logging.getLogger("torchmem")
 def launch(config: TrainerConfig) -> tuple[Processes, torch.device]:
     """Start the processes of this run through Lightning Fabric and settle what `auto` means, in `config` itself.
 
-    Raises ConfigError where a CUDA device is asked for and none works.
+    Raises ConfigError where a device is asked for that is not there.
     """
     from lightning.fabric import Fabric  # here: it takes a second to import
 
@@ -31,13 +31,13 @@ def launch(config: TrainerConfig) -> tuple[Processes, torch.device]:
         config.accelerator = "cuda" if cuda else "cpu"
     if config.precision == "auto":
         config.precision = "bfloat16" if config.accelerator == "cuda" else "float32"
-    if config.devices == "auto":
-        config.devices = torch.cuda.device_count() if config.accelerator == "cuda" else 1
-    several = config.devices * config.nodes > 1
+    count, chosen = training_devices(config)
+    config.devices = count
+    several = count * config.nodes > 1
     # Fabric's own precision stays float32: the agent casts by itself, where DreamerV3 does and nowhere else.
     fabric = Fabric(
         accelerator=config.accelerator,
-        devices=config.devices,
+        devices=chosen,
         num_nodes=config.nodes,
         strategy="ddp" if several else "auto",
         precision="32-true",
@@ -45,7 +45,7 @@ def launch(config: TrainerConfig) -> tuple[Processes, torch.device]:
     fabric.launch()
     device = fabric.device
     if config.threads == "auto":
-        config.threads = max(len(os.sched_getaffinity(0)) // (config.devices if device.type == "cpu" else 1), 1)
+        config.threads = max(len(os.sched_getaffinity(0)) // (count if device.type == "cpu" else 1), 1)
     torch.set_num_threads(config.threads)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -53,6 +53,29 @@ def launch(config: TrainerConfig) -> tuple[Processes, torch.device]:
     elif config.matmul == "fast":
         fast_matmul()
     return Processes(fabric), device
+
+
+def training_devices(config: TrainerConfig) -> tuple[int, int | list[int]]:
+    """How many devices of a node train, and what Fabric is told of them: all that are asked for, never `policy_device`.
+
+    Raises ConfigError where there is no such policy device, or too few are left beside it.
+    """
+    acts, wanted = config.policy_device, config.devices
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if acts is not None and acts != "cpu" and int(acts[5:]) >= there:
+        names = ", ".join(["cpu", *(f"cuda:{i}" for i in range(there))])
+        raise ConfigError(f"trainer.policy_device={acts} is not there; this machine has: {names}")
+    if config.accelerator != "cuda" or acts in (None, "cpu"):
+        count = wanted if wanted != "auto" else there if config.accelerator == "cuda" else 1
+        return count, count
+    others = [i for i in range(there) if f"cuda:{i}" != acts]
+    count = len(others) if wanted == "auto" else wanted
+    if not others or count > len(others):
+        raise ConfigError(
+            f"trainer.policy_device={acts} leaves {len(others)} CUDA devices to train on, trainer.devices={wanted}: "
+            f"take fewer, or trainer.policy_device=cpu"
+        )
+    return count, others[:count]
 
 
 @dataclasses.dataclass

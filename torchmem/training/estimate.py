@@ -48,6 +48,8 @@ def banner(x: Experiment) -> list[str]:
     return [
         f"agent {c.groups.get('agent')} size {c.groups.get('size')}: {count:,} trained parameters; env {c.env_name}",
         f"device {name}; compute {t.precision}; {x.processes.size} process(es); compile {c.compile}",
+        *([f"acting on {t.policy_device}, with a copy of the weights of every {t.policy_every} updates"]
+          if x.actor.split else []),
         f"memory about {readable(state + work)}{have} (weights and optimiser {readable(state)}, "
         f"one update {readable(work)})",
         f"replay {rows:,} steps x {per_step:,} B = {readable(rows * per_step)} in {x.replay_folder} "

@@ -17,6 +17,7 @@ from torchmem.envs.vector import VectorEnv
 from torchmem.models.checkpoint import new_agent
 from torchmem.models.synthetic import random_batch
 from torchmem.models.taps import collecting_loss
+from torchmem.training.actor import Actor
 from torchmem.training.clock import Clock, Ratio
 from torchmem.training.compile import CompileReport, check_gradients, compile_agent, wanted
 from torchmem.training.estimate import banner
@@ -65,12 +66,13 @@ class Experiment:
             self.agent = new_agent(self.spec, config.agent).to(device)
         self.agent.dtype = torch.bfloat16 if config.trainer.precision == "bfloat16" else torch.float32
         self.learner = Learner(self.agent, self.batch, config.length, config.seed, processes)
-        self.collector = Collector(self.envs, self.agent.initial(self.envs.n), device)
-        self.acting = torch.Generator(device).manual_seed(config.seed * 1000 + 500 + rank)
+        self.actor = Actor(self.agent, config.trainer)
+        self.collector = Collector(self.envs, self.actor.agent.initial(self.envs.n), self.actor.device)
+        self.staleness = 0  # updates that the weights which acted last lacked
+        self.acting = torch.Generator(self.actor.device).manual_seed(config.seed * 1000 + 500 + rank)
         self.clock = Clock(self.spec.action_repeat)
         self.ratio = Ratio(config.ratio, config.batch, config.length)
         self.snapshots = Snapshots(self.logdir, processes, config.save.keep)
-        self.policy = self.agent.policy
         self.taps: TapWriter | None = None
         if config.log.collect:
             self.collect_taps(config.log.collect)
@@ -94,11 +96,11 @@ class Experiment:
         """
         if not wanted(self.config.compile, self.device):
             return None
-        loss, policy = compile_agent(self.agent, self.config.log.collect)
+        loss, policy = compile_agent(self.agent, self.config.log.collect, self.actor.agent)
         generator = torch.Generator(self.device).manual_seed(0)
         noise = self.agent.training_noise(self.batch, self.config.length, generator)
         report = check_gradients(self.agent, loss, random_batch(self.agent, self.batch, self.config.length), noise)
-        self.learner.loss, self.policy = loss, policy
+        self.learner.loss, self.actor.policy = loss, policy
         return report
 
     @property
@@ -168,6 +170,7 @@ class Experiment:
 
     def collect(self) -> list[tuple[int, float, int]]:
         """One lock-step of all worlds into replay. Returns (env, return, length) of the episodes it ended."""
+        self.staleness = self.actor.follow(self.clock.updates)
         step = self.collector.step(self._act)
         for env in np.flatnonzero(self.envs.restarted):
             self.replay.mark_truncated(int(env))
@@ -176,7 +179,7 @@ class Experiment:
         return self.collector.finished
 
     def _act(self, obs, carry):
-        return self.policy(obs, carry, self.agent.acting_noise(self.envs.n, self.acting))
+        return self.actor.policy(obs, carry, self.actor.agent.acting_noise(self.envs.n, self.acting))
 
     def learn(self) -> dict[str, torch.Tensor]:
         """One update on a replayed batch. Returns its metrics, on the device."""
@@ -187,6 +190,8 @@ class Experiment:
         self.clock.updated(self.config.batch * self.config.length)
         if self.taps is not None:
             self.taps.push(self.clock.updates, out.taps, batch)
+        if self.actor.split:
+            out.metrics["policy_staleness"] = torch.tensor(float(self.staleness))
         return out.metrics
 
     def ready(self) -> bool:
@@ -211,6 +216,8 @@ class Experiment:
             "returns": self.collector.returns,
             "lengths": self.collector.lengths,
             "acting": self.acting.get_state(),
+            "actor": self.actor.state_dict(self.clock.updates),
+            "staleness": self.staleness,
             "sampling": self.learner.generator.get_state(),
         }
         shared = {
@@ -245,10 +252,12 @@ class Experiment:
         if not self.replay.lost:  # otherwise its ids are those of other steps
             self.write_back.load_state_dict(own["write_back"])
         carry = self.collector.carry
-        self.collector.carry = type(carry)(*(c.to(self.device) for c in own["carry"]))
+        self.collector.carry = type(carry)(*(c.to(self.actor.device) for c in own["carry"]))
         self.collector.actions = own["actions"]
         self.collector.returns, self.collector.lengths = own["returns"], own["lengths"]
         self.acting.set_state(own["acting"])
+        self.actor.load_state_dict(own.get("actor", {}))  # snapshots from before there were copies
+        self.staleness = own.get("staleness", 0)
         for env, whole in enumerate(self.envs.load_state_dict(own["envs"])):
             if not whole:
                 self.replay.mark_truncated(env)

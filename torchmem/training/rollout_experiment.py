@@ -146,6 +146,8 @@ def check(config: RunConfig, processes: int) -> None:
         raise ConfigError("replay: agent=ppo keeps none, so nothing of it can be set")
     if config.trainer.precision == "bfloat16":
         raise ConfigError("trainer.precision: agent=ppo computes in float32, set trainer.precision=float32")
+    if config.trainer.policy_device is not None:
+        raise ConfigError("trainer.policy_device: agent=ppo acts with the very weights it trains, leave it out")
     if config.compile == "full":
         raise ConfigError("compile=full: agent=ppo runs eagerly, set compile=off")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,13 +21,19 @@ class TrainerConfig:
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Compute type (weights stay float32); auto: bfloat16 on CUDA, float32 on CPU."
     )
+    policy_device: str | None = option(
+        None, "Device that acts, from a copy of the weights: cpu or cuda:N; training takes others. null: no copy."
+    )
+    policy_every: int = option(10, "Updates after which policy_device gets the weights anew.")
     threads: int | Literal["auto"] = option("auto", "CPU threads of one process; auto: all cores it may use.")
     matmul: Literal["fast", "default"] = option(
         "fast", "CPU float32 products: fast uses oneDNN where one product, checked against float64 at start, is right."
     )
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "devices", "nodes", "threads")
+        _at_least(1, self, "devices", "nodes", "threads", "policy_every")
+        if self.policy_device is not None and not re.fullmatch(r"cpu|cuda:\d+", self.policy_device):
+            raise ValueError(f"trainer.policy_device={self.policy_device}: say cpu or cuda:N, such as cuda:1")
 
 
 @dataclasses.dataclass
