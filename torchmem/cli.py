@@ -300,47 +300,23 @@ def record(parser: argparse.ArgumentParser) -> Action:
 @verb("probe")
 def probe(parser: argparse.ArgumentParser) -> Action:
     """Decode a covariate from recorded sites: linear probes on episodes held out, each score beside its controls."""
-    parser.add_argument("recording", metavar="RECORDING", help="folder that `torchmem record` wrote")
-    parser.add_argument("--target", required=True, metavar="NAME", help="covariate to decode, such as cue_type")
-    parser.add_argument("--sites", nargs="+", default=["*"], metavar="SITE", help="names or patterns, quoted ('*')")
-    parser.add_argument("--kind", default="auto", choices=["auto", "ridge", "logistic", "circular"])
-    parser.add_argument("--metric", help="accuracy (default) or balanced_accuracy; r2 for numbers")
-    parser.add_argument("--groups", default="episode", metavar="NAME", help="what is held out as a whole (%(default)s)")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--where", action="append", metavar="CONDITION", help="'steps_since_cue >= 0'; may be repeated")
-    parser.add_argument("--by", metavar="NAME", help="covariate, or step, over which scores are also shown")
-    parser.add_argument("--observation", default="auto", metavar="NAME", help="site or covariate: what is seen now")
-    parser.add_argument("--untrained", metavar="RECORDING", help="the same agent before learning")
-    parser.add_argument("--draws", type=int, default=20, help="of exchanged and of shifted labels (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    parser.add_argument("--out", metavar="FOLDER", help="save numbers and figure there")
-    parser.add_argument("--json", action="store_true", help="scores and controls as JSON instead of a table")
+    from torchmem.analysis._probe_command import fill
 
-    def act(given: argparse.Namespace) -> int:
-        from torchmem.analysis.fit_probe import fit_probe
-        from torchmem.recording import Recording
-
-        result = fit_probe(
-            Recording(given.recording),
-            given.sites,
-            given.target,
-            untrained=None if given.untrained is None else Recording(given.untrained),
-            **{name: getattr(given, name) for name in
-               ("kind", "metric", "groups", "folds", "where", "by", "observation", "draws", "seed", "device")},
-        )  # fmt: skip
-        say(result.to_json() if given.json else result.summary())
-        if given.out:
-            logging.getLogger("torchmem").info("wrote %s", result.save(given.out))
-        return 0
-
-    return act
+    return fill(parser, say)
 
 
 @verb("study")
 def study(parser: argparse.ArgumentParser) -> Action:
     """Run a whole study of a trained agent and write one folder: numbers, tables, figures and a page to read."""
     from torchmem.studies.commands import fill
+
+    return fill(parser, say)
+
+
+@verb("updates")
+def updates(parser: argparse.ArgumentParser) -> Action:
+    """Isolate what one update of the weights holds: change one thing, train on, take the difference away, salvage."""
+    from torchmem.studies.updates.command import fill
 
     return fill(parser, say)
 

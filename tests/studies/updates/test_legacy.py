@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from torchmem.result import load_result
-from torchmem.studies.updates.legacy import WEIGHTS, LegacyRunError, import_run, replay
+from torchmem.studies.updates.legacy import WEIGHTS, LegacyRunError, import_run
+from torchmem.studies.updates.legacy_replay import replay
 
 FIXTURES = Path(os.environ.get("TORCHMEM_FIXTURES", Path(__file__).parents[4] / "shared" / "fixtures"))
 RUNS = sorted((FIXTURES / "isolating_updates").glob("*/metadata.json"))

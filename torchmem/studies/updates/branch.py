@@ -45,7 +45,7 @@ class State:
     curve: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 2)))
 
     def edited(self, delta: Any, fresh: bool = False) -> State:
-        """The same with a WeightDelta added to its weights. Buffers (running scales) stay. fresh: no optimiser state."""
+        """The same with a WeightDelta added to its parameters; running scales stay. fresh: no optimiser state."""
         agent = copy.deepcopy(self.agent)
         agent.load_state_dict(delta.apply(agent))
         return State(agent, None if fresh else self.learner)
@@ -127,9 +127,9 @@ def begin(words: Words, seed: int) -> State:
 def train(words: Words, start: State, steps: int, seed: int) -> State:
     """Train a copy of `start` for at least `steps` agent steps (whole rollouts), or to the goal that `words` name.
 
-    Worlds, exploration, sampling and, for agents that replay, the replay itself begin anew from `seed`; weights, running
-    scales and optimiser state go on. Raises ConfigError, NaNLoss, and ValueError where the world's spaces are not those
-    that the agent was made for.
+    Worlds, exploration, sampling and, for agents that replay, the replay itself begin anew from `seed`; weights,
+    running scales and optimiser state go on. Raises ConfigError, NaNLoss, and ValueError where the world's spaces are
+    not those that the agent was made for.
     """
     with TemporaryDirectory(prefix="torchmem-branch-") as scratch:
         config = configured(words, steps, seed, scratch)

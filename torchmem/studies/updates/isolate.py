@@ -60,12 +60,12 @@ def isolate_update(
     """See the module. For any agent that the configuration can train.
 
     start: from `train`, `begin` or `State.of_run`. words: the configuration that it was trained with. change: words
-    that differ in the change branch. steps: agent steps of each branch. after: words of all branches and of salvage
-    (such as another learning rate). test: words of the world that all are tested in, beside `words`. measures, term:
-    what is counted per episode, and which of it the change is about (default: see `default_measures`; the return).
-    scales: of each update, 1 is after, -1 taken away. salvage: agent steps of retraining, 0 for none. modules: take
-    the change away in each module alone too. episodes: a multiple of 16. folder: keep all parts there and go on from
-    what it holds. others: further states to test, by condition ("init").
+    that differ in the change branch. steps: agent steps of each branch. nulls: of null, reseeded, noise. after: words
+    of all branches and of salvage (such as another learning rate). test: words of the world that all are tested in,
+    beside `words`. measures, term: what is counted per episode, and which of it the change is about (default: see
+    `default_measures`; the return). scales: of each update, 1 is after, -1 taken away. salvage: agent steps of
+    retraining, 0 for none. modules: take the change away in each module alone too. episodes: a multiple of 16. folder:
+    keep all parts there and go on from what it holds. others: further states to test, by condition ("init").
 
     Updates are of parameters alone: running scales (of observations, rewards, returns) stay those of before, except
     under the conditions "post" and "post null", which are the branches' own agents.
@@ -104,8 +104,8 @@ def isolate_update(
     for arm, delta in deltas.items():
         suffix = "" if arm == "change" else f" {arm}"
         tables[f"sub{suffix}"] = tested(f"{arm} x -1", lambda d=delta: start.edited(-d).agent)
-    if "null" in nulls and (length := deltas["null"].norm()):
-        scaled = deltas["null"] * (deltas["change"].norm() / length)
+    if "null" in nulls:
+        scaled = as_long(deltas["null"], deltas["change"])
         tables["sub null scaled"] = tested("sub null scaled", lambda: start.edited(-scaled).agent)
     if modules:
         for name in dict.fromkeys(n.split(".")[0] for n in deltas["change"].names):
@@ -127,7 +127,7 @@ def isolate_update(
     result = UpdateResult(
         world=world.env_name, base=tuple(words), change=tuple(change), test=tuple(test), term=term,
         shown=tuple(name for name in shown if name in tables["pre"]), seeds=(seed,),
-        tables={k: _one(tables[k]) for k in [*(n for n in order if n in tables), *(n for n in tables if n not in order)]},
+        tables={k: _one(tables[k]) for k in dict.fromkeys([*(n for n in order if n in tables), *tables])},
         scales=_array(scales), sweep=sweep,
         norms={arm: _array([d.norm()]) for arm, d in deltas.items()},
         cosines={f"{a}, {b}": _array([deltas[a].cosine(deltas[b])]) for a, b in pairs},
@@ -138,6 +138,13 @@ def isolate_update(
         ),
     )  # fmt: skip
     return Isolated(result, deltas, states)
+
+
+def as_long(delta: WeightDelta, model: WeightDelta) -> WeightDelta:
+    """`delta` with the length of `model` in every tensor; a tensor that does not change stays so."""
+    lengths, wanted = delta.norms(), model.norms()
+    values = {n: delta.value(n) * (wanted[n] / lengths[n] if lengths[n] else 0.0) for n in delta.names}
+    return WeightDelta({n: v.to(delta.deltas[n].dtype) for n, v in values.items()})
 
 
 def _swept(

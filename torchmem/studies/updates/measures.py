@@ -38,7 +38,7 @@ class Measure:
         value = np.asarray(data["reward"] if self.key == "reward" else _of(truth, self.key, self.name), np.float64)
         value = value if self.index is None else value[..., self.index]
         if value.ndim != 1:
-            raise ValueError(f"measure {self.name}: truth {self.key} has {value.shape[1:]} numbers a step; give an index")
+            raise ValueError(f"measure {self.name}: {self.key} has {value.shape[1:]} numbers a step; give an index")
         return value if self.equals is None else (value == self.equals).astype(np.float64)
 
     def counts(self, truth: Mapping[str, Any]) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ CONTRASTS = (
     ("null taken away - before", "sub null", "pre"),
     ("noise taken away - before", "sub noise", "pre"),
     ("change taken away - null taken away", "sub", "sub null"),
+    ("two nulls: null taken away - reseeded taken away", "sub null", "sub reseeded"),
     ("change taken away - null of equal length taken away", "sub", "sub null scaled"),
     ("change taken away - noise taken away", "sub", "sub noise"),
     ("change less null, taken away - before", "sub difference", "pre"),
@@ -43,9 +44,10 @@ class UpdateResult(Result):
     measure -> (S, E). sweep: arm -> measure -> (S, A, E) at `scales`: weights before + scale * the arm's update.
     norms: arm -> (S,) length of its update. cosines: "a, b" -> (S,). steps: phase -> agent steps asked for.
     Conditions: init, pre, post (change added), sub (change taken away), and the same with "null" (training on, nothing
-    changed), "null scaled" (to the length of the change), "noise" (random, as long in every tensor) and "difference"
-    (change less null); salvage: trained on from a sub on the first reward, with the optimiser state after the change
-    ("kept") or none ("fresh"); "only X": change taken away in module X alone.
+    changed), "reseeded" (likewise, other seeds), "null scaled" (as long as the change in every tensor), "noise"
+    (random, as long in every tensor) and "difference" (change less null); salvage: trained on from a sub on the first
+    reward, with the optimiser state after the change ("kept") or none ("fresh"); "only X": change taken away in module
+    X alone.
     """
 
     world: str
@@ -76,20 +78,29 @@ class UpdateResult(Result):
 
     def summary(self) -> str:
         """Conditions, then contrasts of the changed term and of the return."""
+        return "\n\n".join([self.condition_lines(self.tables), self.effect_lines()])
+
+    def condition_lines(self, conditions: Iterable[str]) -> str:
+        """A table of conditions by shown measures: mean (standard deviation between agents)."""
         lines = [
             f"{self.world}: change {' '.join(self.change)}; tested with {' '.join(self.test) or 'the same world'}; "
             f"{len(self.seeds)} agents x {self._episodes} episodes",
             f"{'condition':<24}" + "".join(f"{name[-22:]:>24}" for name in self.shown),
         ]
-        for name, table in self.tables.items():
-            lines.append(f"{name:<24}" + "".join(f"{_across(table[m]):>24}" for m in self.shown))
+        for name in conditions:
+            lines.append(f"{name:<24}" + "".join(f"{_across(self.tables[name][m]):>24}" for m in self.shown))
+        return "\n".join(lines)
+
+    def effect_lines(self) -> str:
+        """Contrasts of the changed term and of the return, then how long the updates are."""
+        lines = []
         for measure in dict.fromkeys((self.term, "return")):
-            lines += ["", f"{measure}: difference [95 % bootstrap over agents and episodes] (Student over agents; "
-                          f"sign-flip p)"]  # fmt: skip
-            lines += [f"  {text:<54}{_told(c)}" for text, c in self.effects(measure).items()]
+            lines += [f"{measure}: difference [95 % bootstrap over agents and episodes] (Student over agents; "
+                      f"sign-flip p)"]  # fmt: skip
+            lines += [*(f"  {text:<54}{_told(c)}" for text, c in self.effects(measure).items()), ""]
         lengths = ", ".join(f"{arm} {v.mean():.3g}" for arm, v in self.norms.items())
         angles = ", ".join(f"{pair} {v.mean():+.2f}" for pair, v in self.cosines.items())
-        return "\n".join([*lines, "", f"length of the update: {lengths}; cosine: {angles}"])
+        return "\n".join([*lines, f"length of the update: {lengths}; cosine: {angles}"])
 
     @property
     def _episodes(self) -> int:
@@ -97,7 +108,9 @@ class UpdateResult(Result):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The changed term over the scale of each arm's update; a band shows the range over agents."""
-        return plot_sweep(self, self.term, self.axes(ax))
+        over = {arm: {m: np.nanmean(v, 2) for m, v in found.items() if m == self.term}
+                for arm, found in self.sweep.items()}  # fmt: skip
+        return plot_sweep(over, self.scales, self.term, self.axes(ax))
 
     def rows(self) -> str:
         """Every number per agent as CSV: condition, measure, seed, mean, episodes that count."""
@@ -154,15 +167,17 @@ def _told(c: Contrast) -> str:
     return text if np.isnan(c.p) else f"{text} ({c.t_low:+.4g}, {c.t_high:+.4g}; p {c.p:.3f})"
 
 
-def plot_sweep(result: UpdateResult, measure: str, ax: Axes) -> Axes:
+def plot_sweep(
+    sweep: Mapping[str, Mapping[str, np.ndarray]], scales: np.ndarray, measure: str, ax: Axes
+) -> Axes:
     """Mean over agents of a measure against the scale; the band is from the lowest to the highest agent."""
     colours = {"change": "tab:red", "null": "0.45", "noise": "0.7", "difference": "tab:purple"}
-    for arm, found in result.sweep.items():
-        values = np.nanmean(found[measure], 2)  # (S, A)
+    for arm, found in sweep.items():
+        values = found[measure]  # (S, A)
         colour = colours.get(arm)
-        ax.plot(result.scales, values.mean(0), "o-", color=colour, label=arm)
+        ax.plot(scales, values.mean(0), "o-", color=colour, label=arm)
         if len(values) > 1:
-            ax.fill_between(result.scales, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(scales, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
     for place in (-1, 1):
         ax.axvline(place, color="0.85", zorder=0)
     ax.set(xlabel="scale of the update added to the weights before (-1: taken away)", ylabel=f"{measure} per episode")
