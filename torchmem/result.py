@@ -35,7 +35,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,6 +46,7 @@ from torchmem.files import atomic_write, sync_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMAT = 1
 CARD, ARRAYS, FIGURE = "result.json", "arrays.npz", "figure.png"
@@ -215,12 +216,19 @@ def _warned_plot(plot: Callable[..., Axes]) -> Callable[..., Axes]:
     @functools.wraps(plot)
     def warned(self: Result, *given: Any, **named: Any) -> Axes:
         ax = plot(self, *given, **named)
-        text = "\n".join(self.provenance.caveats)
-        if text and all(one.get_text() != text for one in ax.figure.texts):
-            ax.figure.text(0.998, 0.5, text, rotation=90, ha="right", va="center", size=6, color="#D55E00")
+        if (figure := ax.get_figure(root=True)) is not None:
+            mark_figure(figure, self.provenance.caveats)
         return ax
 
     return warned
+
+
+def mark_figure(figure: Figure, caveats: Sequence[str]) -> None:
+    """Write caveats below a figure, once each."""
+    old = figure.get_supxlabel()
+    text = "\n".join([*([old] if old else []), *(one for one in caveats if one not in old)])
+    if text != old:
+        figure.supxlabel(text, size=7, color="#D55E00")
 
 
 def _put(part: Path, path: Path) -> None:

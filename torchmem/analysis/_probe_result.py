@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -84,17 +82,9 @@ class ProbeResult(Result):
 
     def to_json(self) -> str:
         """Scores and controls (not the directions) as JSON; a number that does not exist is null."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, np.ndarray | list | tuple):
-                return [plain(v) for v in (value.tolist() if isinstance(value, np.ndarray) else value)]
-            if isinstance(value, dict):
-                return {k: plain(v) for k, v in value.items()}
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
         left_out = ("provenance", "directions", "biases")
         names = [f.name for f in dataclasses.fields(self) if f.name not in left_out]
-        return json.dumps({name: plain(getattr(self, name)) for name in names}, indent=1, allow_nan=False)
+        return style.as_json({name: getattr(self, name) for name in names})
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Sites as dots with intervals, controls as grey marks; or, with `by`, one curve per site."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +31,20 @@ def finish(ax: Axes, xlabel: str, ylabel: str, *, legend_columns: int = 3) -> Ax
 def number(value: float, digits: int = 3) -> str:
     """"0.731", or "-" where there is no number."""
     return "-" if not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def as_json(values: Mapping[str, Any]) -> str:
+    """JSON text of numbers, texts, arrays and containers; a number that does not exist is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray | np.generic | list | tuple):
+            found = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+            return [plain(v) for v in found] if isinstance(found, list | tuple) else plain(found)
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(values), indent=1, allow_nan=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
