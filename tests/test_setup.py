@@ -39,13 +39,13 @@ class Setup:
         self.python.write_text(FAKE)
         self.python.chmod(0o755)
 
-    def run(self, **extra: str) -> subprocess.CompletedProcess[str]:
+    def run(self, root: Path = ROOT, **extra: str) -> subprocess.CompletedProcess[str]:
         keep = {key: value for key, value in os.environ.items() if key not in ("TORCH", "PYTHON", "SYSTEM")}
         env = {
             **keep, "VENV": str(self.venv), "PYTHON": str(self.python), "SYSTEM": "no",
             "FAKE_LOG": str(self.log), "FAKE_VERSION": "3.11", "FAKE_PIN": PIN, "FAKE_CPU": "reachable", **extra,
         }
-        return subprocess.run(["bash", "scripts/setup.sh"], cwd=ROOT, env=env, capture_output=True, text=True)
+        return subprocess.run(["bash", "scripts/setup.sh"], cwd=root, env=env, capture_output=True, text=True)
 
     @property
     def asked(self) -> list[str]:
