@@ -20,7 +20,8 @@ class CircuitResult(Result):
 
     rows: mask -> kept, score, low, high, lost, correct, return (see `play_score`); masks of trained weights, then
     "untrained" and "shuffled": the same search on weights that never learned, imitating the same policy, with as many
-    weights as the search keeps there and, "at this size", with as many as the circuit. front: alpha -> kept, score of
+    weights as the search keeps there; with as many as the circuit, of the highest logits; and the best mask of that
+    size, which the gate topk seeks. front: alpha -> kept, score of
     the search's own episodes. sizes: what the kept weights are a share of. minimality: drop of the score for one kept
     weight less, of weights drawn at random. stability: overlap of the masks of several seeds, and by chance.
     elsewhere: world -> score of the full agent and of the circuit. anatomy: part of the core -> (kept, all).

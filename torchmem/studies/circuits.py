@@ -74,11 +74,11 @@ def study_circuits(
     )  # fmt: skip
     batch, counts = full_play(model, rows, steps=steps, wander=wander, seed=seed)
 
-    def search(who: Any, alpha: float, number: int, teacher: Any = None) -> MaskResult:
+    def search(who: Any, alpha: float, number: int, teacher: Any = None, **how: Any) -> MaskResult:
         return fit_mask(
             who, batch, weights=counts, teacher=teacher, alpha=alpha, seed=seed + number, steps=fit_steps, rate=rate,
             evaluate=lambda m: play_score(m, episodes=episodes, steps=steps, seed=seed + SELECT), chance=0.5,
-            singles=50, **fit,
+            singles=50, **{**fit, **how},
         )  # fmt: skip
 
     found: dict[float, MaskResult] = {}
@@ -95,10 +95,14 @@ def study_circuits(
         assert isinstance(part, MaskResult)
         masks.append(part)
     others = {}
+    size = {"gate": "topk", "penalty": None, "target": masks[0].kept / masks[0].sizes["maskable"]}
     for name, agent in {"untrained": untrained(model, seed), "shuffled": shuffled(model, seed)}.items():
-        part = folder.part(name, lambda agent=agent: search(agent, alpha, 0, teacher=model))
-        assert isinstance(part, MaskResult)
-        others[name] = (agent, part)
+        for ending, how in {"": {}, "_top": size}.items():  # the same search; and the best mask of the circuit's size
+            part = folder.part(
+                name + ending, lambda agent=agent, how=how: search(agent, alpha, 0, teacher=model, **how)
+            )
+            assert isinstance(part, MaskResult)
+            others[name + (", best of this size" if ending else "")] = (agent, part)
     judge = {"episodes": episodes, "steps": steps, "seed": seed + REPORT}
     folder.part(
         "circuit",
@@ -108,7 +112,7 @@ def study_circuits(
         masks[0].mask.save(folder.path / "circuit.safetensors")
     headings = {"circuit": "A circuit, and what as many other weights do"}
     headings |= {f"search_{a:g}": f"The search at alpha {a:g}" for a in alphas}
-    headings |= {name: f"The same search on {name} weights" for name in others}
+    headings |= {name: f"The same search on {name} weights" for name in ("untrained", "shuffled")}
     folder.report(f"The circuit of {model.spec.name}", INTRO, headings, NOTES)
     return folder.parts
 
@@ -167,7 +171,8 @@ def judged(
         rows[f"circuit, seed {number}"] = row(model, {n: torch.from_numpy(m.copy()) for n, m in other.masks.items()})
     for name, (agent, result) in others.items():
         rows[name] = row(agent, {n: torch.from_numpy(m.copy()) for n, m in result.masks.items()})
-        rows[f"{name} at this size"] = row(agent, _of_size(result, best.kept))
+        if "," not in name:
+            rows[f"{name}, highest of this size"] = row(agent, _of_size(result, best.kept))
     return CircuitResult(
         alpha=alpha,
         episodes=int(judge["episodes"]),
