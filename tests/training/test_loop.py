@@ -112,9 +112,19 @@ def test_a_stopped_evaluation_has_no_score(agent, config):
         evaluate(agent, "dummy", config.env_kwargs, 0)
 
 
+@pytest.mark.parametrize(("ending", "share"), [("terminated", 0.0), ("truncated", 1.0)])
+def test_it_tells_who_ran_out_of_time(agent, config, ending, share):
+    told = evaluate(agent, "dummy", {**config.env_kwargs, "ending": ending}, 4)
+    metrics = told.metrics("eval")
+    assert metrics["eval/timeouts"] == share and ("eval/score_in_time" in metrics) == (share < 1)
+    mixed = Evaluation("success", np.array([1.0, 0.0, 0.5, 0.0]), np.ones(4), np.array([False, False, False, True]))
+    assert mixed.score == 0.5 and mixed.score_in_time == pytest.approx(2 / 3)
+    assert "0.250 ran out of time, 0.667 of the others succeeded" in mixed.summary()
+
+
 def test_intervals():
     def result(kind: str, returns: list[float]) -> Evaluation:
-        return Evaluation(kind, np.array(returns), np.ones(len(returns)))
+        return Evaluation(kind, np.array(returns), np.ones(len(returns)), np.zeros(len(returns), bool))
 
     low, high = result("success", [1.0] * 90 + [0.0] * 10).interval
     assert (round(low, 3), round(high, 3)) == (0.826, 0.945)  # Wilson, by hand

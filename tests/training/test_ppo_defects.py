@@ -130,7 +130,7 @@ def test_d6_a_time_limit_lends_the_value_of_what_was_seen_last():
 
 
 def test_d7_a_mean_is_a_mean():
-    told = Evaluation("return", np.array([1.0, 0.0, 2.0]), np.array([4, 10, 40])).metrics("eval")
+    told = Evaluation("return", np.array([1.0, 0.0, 2.0]), np.array([4, 10, 40]), np.zeros(3, bool)).metrics("eval")
     assert told["eval/length"] == 18 and told["eval/return"] == told["eval/score"] == 1
     averages = Averages()
     for length in (4, 10, 40):

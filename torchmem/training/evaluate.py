@@ -27,6 +27,7 @@ class Evaluation:
     kind: str  # "success" or "return"
     returns: np.ndarray  # (episodes,)
     lengths: np.ndarray  # (episodes,) agent steps
+    timeouts: np.ndarray  # (episodes,) bool: ended by a time limit, not by what the agent did
 
     @property
     def values(self) -> np.ndarray:
@@ -48,20 +49,30 @@ class Evaluation:
             centre, half = mean, z * float(self.values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
         return centre - half, centre + half
 
+    @property
+    def score_in_time(self) -> float:
+        """The score among episodes that no time limit ended (of a choice: how often it was right); NaN without any."""
+        return float(self.values[~self.timeouts].mean()) if not self.timeouts.all() else math.nan
+
     def metrics(self, prefix: str) -> dict[str, float]:
         low, high = self.interval
-        return {
+        told = {} if self.timeouts.all() else {f"{prefix}/score_in_time": self.score_in_time}
+        return told | {
             f"{prefix}/score": self.score,
             f"{prefix}/score_low": low,
             f"{prefix}/score_high": high,
             f"{prefix}/return": float(self.returns.mean()),
             f"{prefix}/length": float(self.lengths.mean()),
+            f"{prefix}/timeouts": float(self.timeouts.mean()),
             f"{prefix}/episodes": float(len(self.returns)),
         }
 
     def summary(self) -> str:
         low, high = self.interval
-        return f"{self.kind} {self.score:.3f} [{low:.3f}, {high:.3f}] over {len(self.values)} episodes"
+        told = f"{self.kind} {self.score:.3f} [{low:.3f}, {high:.3f}] over {len(self.values)} episodes"
+        if self.kind == "success" and self.timeouts.any():
+            told += f"; {self.timeouts.mean():.3f} ran out of time, {self.score_in_time:.3f} of the others succeeded"
+        return told
 
 
 def evaluate(
@@ -94,16 +105,17 @@ def evaluate(
             obs = {**obs, "is_first": torch.ones_like(obs["is_first"])}
         return agent.policy(obs, carry, agent.acting_noise(n, generator))
 
-    returns, lengths = [], []
+    returns, lengths, timeouts = [], [], []
     with array_worlds(env, kwargs, n, split=split, seed=seed, workers=workers) as worlds:
         collector = Collector(worlds, agent.initial(n), agent.device)
         while quota.any():
             if stop():
                 raise Stopped(f"evaluation stopped with {quota.sum()} of {episodes} episodes to go")
-            collector.step(policy)
+            data = collector.step(policy)
             for i, total, length in collector.finished:
                 if quota[i]:
                     quota[i] -= 1
                     returns.append(total)
                     lengths.append(length)
-    return Evaluation(worlds.spec.score, np.array(returns), np.array(lengths))
+                    timeouts.append(not data["is_terminal"][i])
+    return Evaluation(worlds.spec.score, np.array(returns), np.array(lengths), np.array(timeouts, bool))
