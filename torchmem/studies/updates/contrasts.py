@@ -9,6 +9,8 @@ import math
 import numpy as np
 from scipy import stats
 
+CHUNK = 200  # bootstrap draws held in memory at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
@@ -38,12 +40,12 @@ def contrast(a: np.ndarray, b: np.ndarray, draws: int = 2000, seed: int = 0) -> 
     rng = np.random.default_rng(seed)
     by_seed = np.nanmean(a, 1) - np.nanmean(b, 1)
     agents, episodes = a.shape
-    drawn = np.empty(draws)
-    for d in range(draws):
-        who = rng.integers(agents, size=agents)
-        which = rng.integers(episodes, size=(agents, episodes))
-        rows = who[:, None]
-        drawn[d] = np.mean(_mean(a[rows, which]) - _mean(b[rows, which]))
+    drawn = []
+    for count in [CHUNK] * (draws // CHUNK) + [draws % CHUNK]:
+        who = rng.integers(agents, size=(count, agents, 1))
+        which = rng.integers(episodes, size=(count, agents, episodes))
+        drawn.append((_mean(a[who, which]) - _mean(b[who, which])).mean(1))
+    drawn = np.concatenate(drawn)
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     t_low, t_high = _student(by_seed)
     estimate = float(by_seed.mean())
@@ -51,10 +53,10 @@ def contrast(a: np.ndarray, b: np.ndarray, draws: int = 2000, seed: int = 0) -> 
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """(S,) mean over finite entries; NaN where a draw has none."""
+    """(..., E) -> (...) mean over finite entries; NaN where a draw has none."""
     good = np.isfinite(values)
-    count = good.sum(1)
-    return np.where(count > 0, np.where(good, values, 0).sum(1) / np.maximum(count, 1), np.nan)
+    count = good.sum(-1)
+    return np.where(count > 0, np.where(good, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
 
 
 def _student(values: np.ndarray) -> tuple[float, float]:

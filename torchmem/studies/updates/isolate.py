@@ -1,9 +1,9 @@
 """isolate_update: train on with one thing changed, and ask what the difference of the weights does.
 
 From the same weights, optimiser state and seeds, one branch trains with the change and a null branch without. The
-change's update, the null's, and noise as long as the change's in every tensor are then added to and taken away from the
-weights before, at several scales, and tested on paired episodes. What was taken away is salvaged: trained on as before
-the change, with the optimiser state of after the change and with a fresh one.
+change's update, the null's (and that of a null with other seeds) and noise as long as the change's in every tensor are
+then added to and taken away from the weights before, at several scales, and tested on paired episodes. What was taken
+away is salvaged: trained on as before the change, with the optimiser state of after the change and with a fresh one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torchmem.studies.updates.update_result import UpdateResult
 from torchmem.surgery.weight_delta import WeightDelta
 
 SCALES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
-SEEDS = 5000  # of agents; branches and salvage take the ranges behind it
+SEEDS = 4000  # of agents; branches, salvage and reseeded branches take the ranges behind it
 SHARED = ("landed", "success", "success, rule unchanged", "success, rule inverted", "length")
 
 
@@ -43,7 +43,7 @@ def isolate_update(
     change: Words,
     steps: int,
     *,
-    nulls: Sequence[str] = ("null", "noise"),
+    nulls: Sequence[str] = ("null", "reseeded", "noise"),
     after: Words = (),
     test: Words = (),
     measures: Sequence[Measure] | None = None,
@@ -71,8 +71,8 @@ def isolate_update(
     under the conditions "post" and "post null", which are the branches' own agents.
     Raises ConfigError and ValueError for what does not fit.
     """
-    if unknown := set(nulls) - {"null", "noise"}:
-        raise ValueError(f"nulls are 'null' and 'noise', got {sorted(unknown)}")
+    if unknown := set(nulls) - {"null", "reseeded", "noise"}:
+        raise ValueError(f"nulls are null, reseeded and noise; got {', '.join(sorted(unknown))}")
     shelf = Shelf(None if folder is None else Path(folder))
     branch_words, changed = merged(words, after), merged(words, after, change)
     world = configured(merged(words, test), 1, 0)
@@ -95,12 +95,18 @@ def isolate_update(
         null = states["post null"] = shelf.state("post-null", lambda: train(branch_words, start, steps, branch_seed))
         deltas["null"] = WeightDelta.between(start.agent, null.agent)
         deltas["difference"] = deltas["change"] - deltas["null"]
+    if "reseeded" in nulls:
+        other = shelf.state("post-reseeded", lambda: train(branch_words, start, steps, branch_seed + 2 * SEEDS))
+        states["post reseeded"] = other
+        deltas["reseeded"] = WeightDelta.between(start.agent, other.agent)
     if "noise" in nulls:
         deltas["noise"] = deltas["change"].noise_like(seed)
 
     before = tested("pre", lambda: start.agent)
     tables = {name: tested(name, lambda s=s: s.agent) for name, s in {**(others or {}), **states}.items()}
-    sweep = {arm: _swept(arm, delta, start, scales, before, tested) for arm, delta in deltas.items()}
+    sweep = {
+        arm: _swept(arm, delta, start, scales, before, tested) for arm, delta in deltas.items() if arm != "reseeded"
+    }
     for arm, delta in deltas.items():
         suffix = "" if arm == "change" else f" {arm}"
         tables[f"sub{suffix}"] = tested(f"{arm} x -1", lambda d=delta: start.edited(-d).agent)
@@ -112,7 +118,7 @@ def isolate_update(
             part = deltas["change"].restrict(f"{name}.*")
             tables[f"only {name}"] = tested(f"only {name}", lambda d=part: start.edited(-d).agent)
     if salvage:
-        for arm in ("change", *nulls):
+        for arm in ("change", *(n for n in nulls if n != "reseeded")):
             owner = {"change": post, "null": states.get("post null")}.get(arm)
             for kind in ("kept", "fresh") if owner is not None else ("fresh",):
                 name = " ".join(["salvage", *([] if arm == "change" else [arm]), kind])
@@ -121,7 +127,8 @@ def isolate_update(
                 state = shelf.state(name.replace(" ", "-"), lambda s=taken: train(branch_words, s, salvage, later))
                 tables[name] = tested(name, lambda s=state: s.agent)
 
-    pairs = [("change", "null"), ("change", "difference"), ("null", "difference")] if "null" in nulls else []
+    pairs = [("change", "null"), ("change", "reseeded"), ("null", "reseeded"), ("change", "difference")]
+    pairs = [(a, b) for a, b in pairs if a in deltas and b in deltas]
     shown = dict.fromkeys(["return", term, *(m for m in SHARED if m in tables["pre"])])
     order = ["init", "pre", "post", "sub"]
     result = UpdateResult(
