@@ -305,6 +305,14 @@ def probe(parser: argparse.ArgumentParser) -> Action:
     return fill(parser, say)
 
 
+@verb("tune")
+def tune(parser: argparse.ArgumentParser) -> Action:
+    """Rate maps and heading curves of every recorded unit: information, explained variance, fields, kinds of cells."""
+    from torchmem.analysis._tune_command import fill
+
+    return fill(parser, say)
+
+
 @verb("study")
 def study(parser: argparse.ArgumentParser) -> Action:
     """Run a whole study of a trained agent and write one folder: numbers, tables, figures and a page to read."""

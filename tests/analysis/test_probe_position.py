@@ -1,4 +1,4 @@
-"""Planted places are found, nothing is found where nothing is, and the original's decoder gives the original's errors."""
+"""Planted places are found, noise is not, and the decoder of the original gives the errors of the original."""
 
 from __future__ import annotations
 

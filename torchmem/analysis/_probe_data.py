@@ -60,7 +60,7 @@ class ProbeData:
         return chosen
 
 
-def _lookup(columns: Mapping[str, Any], name: str, what: str) -> np.ndarray:
+def lookup(columns: Mapping[str, Any], name: str, what: str) -> np.ndarray:
     if name not in columns:
         near = difflib.get_close_matches(name, list(columns), 1)
         hint = f"did you mean {near[0]!r}? It" if near else "it"
@@ -68,19 +68,19 @@ def _lookup(columns: Mapping[str, Any], name: str, what: str) -> np.ndarray:
     return np.asarray(columns[name][:])
 
 
-def _find_sites(recording: Recorded, patterns: str | Sequence[str]) -> tuple[str, ...]:
+def find_sites(recording: Recorded, patterns: str | Sequence[str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         hits = fnmatch.filter(recording.activations, pattern)
         if not hits:
-            _lookup(recording.activations, pattern, "site")
+            lookup(recording.activations, pattern, "site")
         found.update(dict.fromkeys(hits))
     if not found:
         raise ValueError(f"sites is empty; there are {', '.join(recording.activations)}")
     return tuple(found)
 
 
-def _chosen(recording: Recorded, where: str | Sequence[str] | np.ndarray | None) -> np.ndarray:
+def where_mask(recording: Recorded, where: str | Sequence[str] | np.ndarray | None) -> np.ndarray:
     """(steps,) bool of the conditions, all of which must hold."""
     steps = len(recording.episode)
     chosen = np.ones(steps, bool)
@@ -95,7 +95,7 @@ def _chosen(recording: Recorded, where: str | Sequence[str] | np.ndarray | None)
         if match is None:
             raise ValueError(f"where: {text!r} is neither the name of a covariate nor like 'steps_since_cue >= 0'")
         name, sign, value = match.groups()
-        column = _lookup(recording.covariates, name, "covariate")
+        column = lookup(recording.covariates, name, "covariate")
         if column.ndim != 1:
             raise ValueError(f"where: {name} has shape {column.shape[1:]} per step, which cannot be compared")
         try:
@@ -127,12 +127,12 @@ def read_probe_data(
     values: np.ndarray | None = None,
 ) -> ProbeData:
     """See `fit_probe` for the arguments. values: the classes to use, where another recording has set them."""
-    chosen = _chosen(recording, where)
+    chosen = where_mask(recording, where)
     if not chosen.any():
         raise ValueError(f"where={where!r} leaves no step")
     rows, steps, episode = np.flatnonzero(chosen), len(chosen), np.asarray(recording.episode)
     name = target if isinstance(target, str) else "target"
-    column = _lookup(recording.covariates, target, "covariate") if isinstance(target, str) else np.asarray(target)
+    column = lookup(recording.covariates, target, "covariate") if isinstance(target, str) else np.asarray(target)
     if len(column) != steps:
         raise ValueError(f"target has {len(column)} steps, the recording {steps}")
     y = column.reshape(steps, -1)[rows]
@@ -159,7 +159,7 @@ def read_probe_data(
         y = y.astype(np.float64)
         y = np.concatenate([np.cos(y), np.sin(y)], 1) if kind == "circular" else y
     if isinstance(groups, str):
-        group = episode if groups == "episode" else _lookup(recording.covariates, groups, "covariate")
+        group = episode if groups == "episode" else lookup(recording.covariates, groups, "covariate")
     else:
         group = np.asarray(groups)
     if group.shape != (steps,):
@@ -169,13 +169,13 @@ def read_probe_data(
         step[span] = np.arange(len(span))
         if (group[span] != group[span[0]]).any():
             raise ValueError("groups: an episode belongs to two groups, so one would be trained and tested on at once")
-    over = None if by is None else (step if by == "step" else _lookup(recording.covariates, by, "covariate"))
+    over = None if by is None else (step if by == "step" else lookup(recording.covariates, by, "covariate"))
     if over is not None and over.ndim != 1:
         raise ValueError(f"by: {by} has shape {over.shape[1:]} per step; it must be one number")
     return ProbeData(
         recording=recording,
         rows=rows,
-        sites=_find_sites(recording, sites),
+        sites=find_sites(recording, sites),
         kind=kind,
         y=y,
         values=values,
