@@ -107,3 +107,40 @@ def circuits(parser: argparse.ArgumentParser) -> Run:
         return study_circuits(_open(given), given.out, alphas=given.alphas, seed=given.seed, **settings, **fit)
 
     return run
+
+
+@_study
+def editing(parser: argparse.ArgumentParser) -> Run:
+    """Rewrite what the agent does by its circuit only: success, what is kept, and every other set beside it."""
+    parser.add_argument(
+        "--circuit", required=True, metavar="FILE", help="circuit.safetensors, as `study circuits` wrote it"
+    )
+    parser.add_argument("--edits", nargs="+", metavar="NAME", help="such as anti_match (default: all of the world)")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], metavar="R", help="Adam's, tried")
+    parser.add_argument("--sweep", type=int, nargs="*", default=[], metavar="N", help="other numbers of examples")
+    names = _numbers(
+        parser,
+        examples=(64, "episodes that an edit learns from"),
+        kept=(128, "other episodes that hold the old behaviour"),
+        episodes=(500, "of each score"),
+        steps=(80, "steps that an episode is given"),
+        most=(2000, "steps of training, at most"),
+    )
+
+    def run(given: argparse.Namespace) -> Mapping[str, Any]:
+        from torchmem.studies.behaviour_edits import edits_of
+        from torchmem.studies.editing import study_editing
+        from torchmem.surgery.weight_mask import WeightMask
+
+        model = _open(given)
+        known = edits_of(model.spec)
+        unknown = [name for name in given.edits or [] if name not in known]
+        if unknown:
+            raise ValueError(f"{model.spec.name} has no edit {unknown[0]!r}; it has {', '.join(known)}")
+        settings = {name: getattr(given, name) for name in names}
+        return study_editing(
+            model, given.out, WeightMask.load(given.circuit, model.agent), rates=given.rates, sweep=given.sweep,
+            edits=[known[name] for name in given.edits or known], seed=given.seed, **settings,
+        )  # fmt: skip
+
+    return run
