@@ -34,7 +34,8 @@ class TuningData:
     def activity(self, site: str) -> nap.TsdFrame:
         """(T, units) float32. Raises ValueError where it holds NaN or infinity."""
         series = self.recording.tsd(site)
-        values = np.asarray(series.values).reshape(len(series), -1)[self.keep].astype(np.float32)
+        values = np.asarray(series.values).reshape(len(series), -1)
+        values = np.asarray(values if self.keep.all() else values[self.keep], np.float32)
         if not np.isfinite(values).all():
             raise ValueError(f"{site} holds NaN or infinity in the chosen steps: leave those out with where=")
         return nap.TsdFrame(t=self.position.t, d=values, time_support=self.position.time_support)

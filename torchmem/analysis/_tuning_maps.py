@@ -78,26 +78,36 @@ def information(
     return Information(raw, total / shifts, p)
 
 
-def explained(activity: np.ndarray, bins: np.ndarray, count: int, fold: np.ndarray | None = None) -> np.ndarray:
-    """(U,) share of a unit's variance that its map predicts: in sample, or of held-out folds by the map of the others.
+def explained(
+    activity: np.ndarray, bins: np.ndarray, count: int, fold: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(U,) share of a unit's variance that its map predicts: in sample, and of held-out folds by the map of the others.
 
-    fold: (T,) from 0. A bin that the other folds never visited is predicted by their mean. 0 for a constant unit; below
-    0 where the map predicts worse than the mean. Held out, the error is the mean square; in sample it is the same.
+    activity: (T, U). fold: (T,) from 0; None: no held-out share, NaN. A bin that the other folds never visited is
+    predicted by their mean. 0 for a constant unit; below 0 where the map predicts worse than the mean.
     """
-    activity = np.asarray(activity, np.float64)
-    activity = activity - activity.mean(0)
-    square = (activity**2).sum(0)
-    if fold is None:
-        fold, train_all = np.zeros(len(bins), np.int64), True
-    else:
-        train_all = False
-    folds = int(fold.max()) + 1
-    sums = (visits(fold * count + bins, folds * count).astype(np.float64) @ activity).reshape(folds, count, -1)
-    counts = np.bincount(fold * count + bins, minlength=folds * count).reshape(folds, count, 1)
-    error = np.zeros(activity.shape[1])
-    for f in range(folds):
-        n, s = (counts[f], sums[f]) if train_all else (counts.sum(0) - counts[f], sums.sum(0) - sums[f])
-        guess = np.where(n > 0, s / np.maximum(n, 1), s.sum(0) / max(int(n.sum()), 1))
-        error += ((activity[fold == f] ** 2).sum(0) - 2 * (guess * sums[f]).sum(0) + (guess**2 * counts[f]).sum(0))
+    activity = activity - activity.mean(0, dtype=np.float64).astype(activity.dtype)
+    square = np.einsum("tu,tu->u", activity, activity, dtype=np.float64)
+    folds = 1 if fold is None else int(fold.max()) + 1
+    index = bins if fold is None else fold * count + bins
+    used, index = np.unique(index, return_inverse=True)  # few of all bins were visited in each fold
+    total = (visits(index, len(used)) @ activity).astype(np.float64)
+    steps = np.bincount(index)[:, None]
+    where = used % count
+    places, where = np.unique(where, return_inverse=True)
+    whole = np.zeros((len(places), activity.shape[1]))
+    np.add.at(whole, where, total)
+    counts = np.bincount(where, steps[:, 0])[:, None]
     constant = square <= 1e-12 * len(bins)
-    return np.where(constant, 0.0, 1 - error / np.where(constant, 1, square))
+    safe = np.where(constant, 1, square)
+    in_sample = np.where(constant, 0.0, (whole**2 / counts).sum(0) / safe)
+    if fold is None:
+        return in_sample, np.full_like(in_sample, np.nan)
+    gained = np.zeros_like(square)  # less squared error than without a map
+    for f in range(folds):
+        mine = np.flatnonzero(used // count == f)
+        n, s = counts[where[mine]] - steps[mine], whole[where[mine]] - total[mine]
+        rest = -total[mine].sum(0) / (len(bins) - steps[mine].sum())  # mean of the others: all sum to 0
+        guess = np.where(n > 0, s / np.maximum(n, 1), rest)
+        gained += (guess * (2 * total[mine] - guess * steps[mine])).sum(0)
+    return in_sample, np.where(constant, 0.0, gained / safe)

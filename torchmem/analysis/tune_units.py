@@ -135,10 +135,10 @@ def _score(
     if data.heading is not None:
         curves = mean_maps(activity, data.heading, len(data.headings)).T.astype(np.float32)
         turn = blank if negative else told(data.heading, len(data.headings))
-    in_sample = explained(activity, tile, size)
+    in_sample, held_out = explained(activity, tile, size, fold)
     found = {
         "rate": activity.mean(0), "si": place.corrected, "si_raw": place.raw, "si_p": place.p,
-        "ev": nothing if fold is None else explained(activity, tile, size, fold), "ev_in_sample": in_sample,
+        "ev": held_out, "ev_in_sample": in_sample,
         "hd": turn.corrected, "hd_raw": turn.raw, "hd_p": turn.p,
         "border": nothing if negative else border_score(maps, walls), **fields(maps), **neighbours(maps),
     }  # fmt: skip
