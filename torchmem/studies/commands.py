@@ -144,3 +144,33 @@ def editing(parser: argparse.ArgumentParser) -> Run:
         )  # fmt: skip
 
     return run
+
+
+@_study
+def development(parser: argparse.ArgumentParser) -> Run:
+    """When does a circuit form: the late mask on the checkpoints of a training, beside random masks."""
+    parser.add_argument(
+        "--circuit", required=True, metavar="FILE", help="circuit.safetensors, as `study circuits` wrote it"
+    )
+    parser.add_argument("--ladder", metavar="FOLDER", help="with agents by their steps (default: RUN's own)")
+    parser.add_argument("--others", nargs="*", default=[], metavar="RUN", help="agents of other seeds")
+    names = _numbers(
+        parser,
+        episodes=(500, "of each score"),
+        steps=(80, "steps that an episode is given"),
+        fits=(4, "checkpoints that get masks of their own"),
+        rows=(256, "episodes that their search sees"),
+    )
+
+    def run(given: argparse.Namespace) -> Mapping[str, Any]:
+        from torchmem.studies.development import find_ladder, study_development
+        from torchmem.surgery.weight_mask import WeightMask
+
+        model, others = _open(given), {str(path): path for path in given.others}
+        settings = {name: getattr(given, name) for name in names}
+        return study_development(
+            model, given.out, WeightMask.load(given.circuit, model.agent), find_ladder(given.ladder or given.run),
+            others=others, seed=given.seed, **settings,
+        )  # fmt: skip
+
+    return run
