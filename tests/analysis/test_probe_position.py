@@ -212,3 +212,24 @@ def test_original_recording_by_one_command(original: Recording, tmp_path, capsys
     assert names >= {"layer_comparison.svg", "probmap_world_dynamics_deter.png"}
     assert LEAK in (tmp_path / "probe" / "result.json").read_text()
     assert LEAK in (tmp_path / "figures" / "layer_comparison.svg").read_text()
+
+
+def errors_of_the_original(rec: Recording, site: str, iterations: int) -> float:
+    """Mean Manhattan error of its decoder, trained on episodes 1 to 4 and tested on 5, as the reference numbers are."""
+    x = torch.as_tensor(rec.activations[site][:].reshape(rec.steps, -1))
+    tile = torch.as_tensor(rec.covariates["pos"][:].astype(np.int64))
+    train = torch.as_tensor(rec.episode < 4)
+    weight = train_prnn(x[train], (tile[:, 0] * 32 + tile[:, 1])[train], 1024, Prnn(iterations=iterations), seed=0)
+    guess = (x[~train] @ weight.T).argmax(-1)
+    return (torch.stack([guess // 32, guess % 32], 1) - tile[~train]).abs().sum(1).float().mean().item()
+
+
+@needs_fixtures
+def test_decoder_of_the_original_has_its_errors_for_stoch(original: Recording):
+    assert 2.7 <= errors_of_the_original(original, "dynamics.stoch", 400) <= 3.3, "2.99 after 2,000"
+
+
+@needs_fixtures
+@pytest.mark.slow
+def test_decoder_of_the_original_has_its_errors_for_deter(original: Recording):
+    assert 1.3 <= errors_of_the_original(original, "dynamics.deter", 1000) <= 1.7
