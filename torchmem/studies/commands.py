@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Run = Callable[[argparse.Namespace], Mapping[str, Any]]  # returns the parts, by name
+MANY = ("sizes",)  # studies that compare runs
 STUDIES: dict[str, Callable[[argparse.ArgumentParser], Run]] = {}
 
 
@@ -25,7 +26,10 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
     for name, make in STUDIES.items():
         text = (make.__doc__ or "").strip()
         child = found.add_parser(name, help=text.split(":")[0].rstrip("."), description=text)
-        child.add_argument("run", metavar="RUN", help="a run folder, a snapshot or an agent folder")
+        if name in MANY:
+            child.add_argument("runs", metavar="RUN", nargs="+", help="run folders, such as multirun/*")
+        else:
+            child.add_argument("run", metavar="RUN", help="a run folder, a snapshot or an agent folder")
         child.add_argument("--out", required=True, metavar="FOLDER", help="of the study; goes on where it stopped")
         child.add_argument("--seed", type=int, default=0, help="of worlds and draws (%(default)s)")
         child.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
@@ -172,5 +176,29 @@ def development(parser: argparse.ArgumentParser) -> Run:
             model, given.out, WeightMask.load(given.circuit, model.agent), find_ladder(given.ladder or given.run),
             others=others, seed=given.seed, **settings,
         )  # fmt: skip
+
+    return run
+
+
+@_study
+def sizes(parser: argparse.ArgumentParser) -> Run:
+    """Compare runs by the size of their memory: success, steps to 90 %, units that it takes, spread, circuits."""
+    parser.add_argument("--metric", default="eval/score", help="of metrics.jsonl, for the steps to 90 %% (%(default)s)")
+    names = _numbers(
+        parser,
+        pairs=(200, "episodes of the interventions"),
+        episodes=(500, "of each score"),
+        steps=(80, "steps that an episode is given"),
+        alpha=(0.0, "price of a weight in the search for a circuit; 0: none is sought"),
+        fit_steps=(2000, "steps of that search"),
+    )
+
+    def run(given: argparse.Namespace) -> Mapping[str, Any]:
+        from torchmem.studies.sizes import study_sizes
+
+        settings = {name: getattr(given, name) for name in names}
+        return study_sizes(
+            given.runs, given.out, metric=given.metric, seed=given.seed, device=given.device, **settings
+        )
 
     return run
