@@ -131,14 +131,14 @@ def verify(parser: argparse.ArgumentParser) -> Action:
 
 @verb("import")
 def import_(parser: argparse.ArgumentParser) -> Action:
-    """Read what another program wrote: agents (danijar/dreamerv3, train-procgen-pytorch, Stable-Baselines3) into a run
-    folder, episodes of vviggyy/dreamerv3f into a recording, its logs into a run folder."""
-    programs = ["dreamerv3", "procgen-ppo", "sb3-ppo", "dreamerv3f-episodes", "dreamerv3f-logs"]
+    """Read what another program wrote: agents (danijar/dreamerv3, NM512/dreamerv3-torch, train-procgen-pytorch,
+    Stable-Baselines3) into a run folder, episodes of vviggyy/dreamerv3f into a recording, its logs into a run folder."""
+    programs = ["dreamerv3", "nm512", "procgen-ppo", "sb3-ppo", "dreamerv3f-episodes", "dreamerv3f-logs"]
     parser.add_argument("program", choices=programs, help="who wrote it")
     parser.add_argument(
         "source",
         metavar="PATH",
-        help="a logdir (config.yaml, ckpt/, replay/), a model_<steps>.pth, a zip; dreamerv3f: its folder",
+        help="a logdir (config.yaml, ckpt/, replay/), a latest.pt, a model_<steps>.pth, a zip; dreamerv3f: its folder",
     )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="new run folder, such as runs/x")
     parser.add_argument("--spec", metavar="FILE.json", help="the world, where neither checkpoint nor --game tells it")
@@ -150,8 +150,8 @@ def import_(parser: argparse.ArgumentParser) -> Action:
         help="procgen-ppo: start episodes from init_hx as was meant, not from zeros as these agents were trained",
     )
 
-    parser.add_argument("--env", metavar="NAME", help="sb3-ppo: the world it was trained on, such as lunar_lander")
-    parser.add_argument("--env-kwargs", metavar="JSON", help="""sb3-ppo: its arguments, such as '{"reward_fuel": 0}'""")
+    parser.add_argument("--env", metavar="NAME", help="sb3-ppo, nm512: its world, such as lunar_lander")
+    parser.add_argument("--env-kwargs", metavar="JSON", help="""and that one's arguments, such as '{"reward_fuel": 0}'""")
     leak = "dreamerv3f-episodes: whether the agent was given its position (%(default)s: by what the files hold)"
     parser.add_argument("--position-leak", default="auto", choices=["auto", "yes", "no"], help=leak)
 
@@ -167,14 +167,15 @@ def import_(parser: argparse.ArgumentParser) -> Action:
 
             say(f"wrote {import_logs(given.source, given.out)}; draw it with torchmem plot --y episode/return")
             return 0
-        if given.program == "sb3-ppo":
+        if given.program in ("sb3-ppo", "nm512"):
             from torchmem.envs.make import env_spec
+            from torchmem.models.importers.nm512 import import_latest
             from torchmem.models.importers.sb3_ppo import import_zip
 
             if (given.spec is None) == (given.env is None):
-                raise ValueError("an SB3 zip does not name its world: give --env NAME or --spec FILE.json")
+                raise ValueError(f"{given.source} does not name its world: give --env NAME or --spec FILE.json")
             world = given.spec or env_spec(given.env, **json_arguments(given.env_kwargs))
-            out = import_zip(given.source, given.out, world)
+            out = (import_zip if given.program == "sb3-ppo" else import_latest)(given.source, given.out, world)
         elif given.program == "dreamerv3":
             from torchmem.models.importers.dreamerv3_logdir import import_logdir
 
@@ -205,12 +206,15 @@ def evaluate(parser: argparse.ArgumentParser) -> Action:
         from torchmem.files import atomic_write
         from torchmem.models.checkpoint import load
         from torchmem.training.evaluate import evaluate
+        from torchmem.training.world_views import has_batched_form
 
         agent = load(given.run, given.device)
+        many = has_batched_form(agent.spec.name)  # the same worlds, a hundred times as fast
+        kwargs = {**agent.spec.kwargs, "backend": "batched"} if many else agent.spec.kwargs
         results = {}
         for name, memory in {"eval": True, "eval_no_memory": False}.items():
             result = evaluate(
-                agent, agent.spec.name, agent.spec.kwargs, given.episodes, given.seed, memory=memory
+                agent, agent.spec.name, kwargs, given.episodes, given.seed, memory=memory, envs=256 if many else 16
             )
             say(f"{'with memory' if memory else 'carry reset every step'}: {result.summary()}")
             results |= result.metrics(name)

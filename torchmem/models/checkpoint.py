@@ -38,6 +38,9 @@ WEIGHTS, CARD = "agent.safetensors", "agent.json"
 # config.name -> where its config and agent live; imported on demand, so that loading one agent does not import all
 KINDS = {
     "dreamer": ("torchmem.models.dreamer.config:DreamerConfig", "torchmem.models.dreamer.agent:DreamerAgent"),
+    "gru_dreamer": (
+        "torchmem.models.gru_dreamer.config:GRUDreamerConfig", "torchmem.models.gru_dreamer.agent:GRUDreamerAgent",
+    ),
     "ppo": ("torchmem.models.ppo.config:PPOConfig", "torchmem.models.ppo.agent:PPOAgent"),
     "r2i": ("torchmem.models.r2i.config:R2IConfig", "torchmem.models.r2i.agent:R2IAgent"),
 }
