@@ -132,7 +132,7 @@ def verify(parser: argparse.ArgumentParser) -> Action:
 @verb("import")
 def import_(parser: argparse.ArgumentParser) -> Action:
     """Read what another program wrote: agents (danijar/dreamerv3, NM512/dreamerv3-torch, train-procgen-pytorch,
-    Stable-Baselines3) into a run folder, episodes of vviggyy/dreamerv3f into a recording, its logs into a run folder."""
+    Stable-Baselines3) into a run folder, episodes of vviggyy/dreamerv3f into a recording, its logs into a run."""
     programs = ["dreamerv3", "nm512", "procgen-ppo", "sb3-ppo", "dreamerv3f-episodes", "dreamerv3f-logs"]
     parser.add_argument("program", choices=programs, help="who wrote it")
     parser.add_argument(
@@ -151,7 +151,7 @@ def import_(parser: argparse.ArgumentParser) -> Action:
     )
 
     parser.add_argument("--env", metavar="NAME", help="sb3-ppo, nm512: its world, such as lunar_lander")
-    parser.add_argument("--env-kwargs", metavar="JSON", help="""and that one's arguments, such as '{"reward_fuel": 0}'""")
+    parser.add_argument("--env-kwargs", metavar="JSON", help="""its arguments, such as '{"reward_fuel": 0}'""")
     leak = "dreamerv3f-episodes: whether the agent was given its position (%(default)s: by what the files hold)"
     parser.add_argument("--position-leak", default="auto", choices=["auto", "yes", "no"], help=leak)
 

@@ -223,7 +223,7 @@ def test_a_compiled_agent_has_other_names(tmp_path):
         (lambda w: w.update({"_wm.encoder._cnn.layers.0.bias_2": torch.ones(2)}), "unknown keys .*bias_2"),
         (lambda w: w.pop("_wm.dynamics._obs_stat_layer.bias"), r"dynamics\.posterior\.logit\.bias are missing"),
         (lambda w: w.pop("_wm.dynamics._imgs_stat_layer.weight"), "_imgs_stat_layer.weight is missing"),
-        (lambda w: w.update({"_task_behavior.actor.mean_layer.weight": torch.ones(A + 1, U)}), r"mean_layer\.weight has"),
+        (lambda w: w.update({"_task_behavior.actor.mean_layer.bias": torch.ones(A + 1)}), r"mean_layer\.bias has"),
         (lambda w: w.update({"_wm.dynamics._img_in_layers.0.weight": torch.ones(H, S + A)}), "are not discrete"),
     ],
 )  # fmt: skip
