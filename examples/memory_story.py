@@ -22,20 +22,21 @@ from torchmem.surgery.model import Model
 from torchmem.training.ppo_loop import learn
 
 DELAY = ["steps_since_cue >= 1", "choice_visible == 0"]
-WORLD = {"size": 7, "view": 3, "obs": "symbolic_onehot"}  # strict: no pose shows cue and choice at once
+RECIPE = {"head_layers": 1, "value_scale": 2, "value_clip": None, "entropy": 0.04, "recall": 0.1, "recall_width": 20}
 
 
-def train(seed: int = 0, steps: int = 3_000_000) -> Model:
-    """About a minute on one core; ends early once 99 % of 2,000 episodes succeed."""
-    worlds = TensorWorld("minigrid_memory", WORLD, 256, seed=seed)
+def train(seed: int = 0, size: int = 13, steps: int = 6_000_000) -> Model:
+    """What `train.py preset=ppo_memory` does, in one process. Ends early once 97 % of 2,000 episodes succeed."""
+    # view 3 is strict: no pose shows cue and choice at once
+    worlds = TensorWorld("minigrid_memory", {"size": size, "view": 3, "obs": "symbolic_onehot"}, 512, seed=seed)
     torch.manual_seed(seed)
-    agent, won = PPOAgent(worlds.spec, PPOConfig()), []
+    agent, won = PPOAgent(worlds.spec, PPOConfig(**RECIPE)), []
 
     def solved(progress) -> bool:
         won.extend(total > 0 for _, total, _ in progress.episodes)
-        return len(won) > 2000 and sum(won[-2000:]) >= 0.99 * 2000
+        return len(won) > 2000 and sum(won[-2000:]) >= 0.97 * 2000
 
-    learn(agent, worlds, steps, seed=seed, stop=solved)
+    learn(agent, worlds, steps, length=16, batch=64, seed=seed, stop=solved)
     print(f"trained: {sum(won[-2000:]) / len(won[-2000:]):.3f} of the last episodes succeed")
     return Model(agent)
 

@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "memory_story.py
 @pytest.mark.timeout(900)
 def test_the_memory_story(tmp_path, capsys):
     story = runpy.run_path(str(EXAMPLE))
-    model = story["train"](seed=0)
+    model = story["train"](seed=0, size=7)
     found = story["story"](model, tmp_path, episodes=60, pairs=60)
     probe, swap = found["probe"], found["swap"]
     assert probe.score[0] > 0.9 and probe.controls["exchanged"]["score"][0] < 0.65

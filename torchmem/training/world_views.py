@@ -58,6 +58,13 @@ def batched(kwargs: Mapping[str, Any]) -> bool:
     return kwargs.get("backend") == "batched"
 
 
+def has_batched_form(name: str) -> bool:
+    """Whether a world, by its config name, can be stepped as tensors."""
+    from torchmem.envs.tensor_world import FAMILIES  # here: other worlds do not need minigrid
+
+    return name in FAMILIES
+
+
 def array_worlds(
     name: str, kwargs: Mapping[str, Any], n: int, *, split: Split, seed: int, workers: int = 0
 ) -> VectorEnv | ProcgenPool | ArrayView:
