@@ -55,7 +55,7 @@ def test_the_circuit_stands_beside_its_controls(run):
     kept = sum(k for part, (k, _) in result.anatomy.items())
     assert kept == result.roles["core"][0]  # every weight of the core is of one gate
     assert result.elsewhere.keys() == {"size 9", "size 11"} and len(result.minimality) == 5
-    assert (run / "out" / "circuit.csv").read_text().startswith("mask,kept,score,low,high,lost,correct,return")
+    assert (run / "out" / "circuit.csv").read_text().startswith("mask,kept,score,low,high,lost,correct,return,starts")
     assert (run / "out" / "report.html").read_text().count("<img") >= 5
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class CircuitResult(Result):
     """What `study_circuits` found.
 
-    rows: mask -> kept, score, low, high, lost, correct, return (see `play_score`); masks of trained weights, then
+    rows: mask -> kept, score, low, high, lost, correct, return, starts (see `play_score`); masks of trained weights, then
     "untrained" and "shuffled": the same search on weights that never learned, imitating the same policy, with as many
     weights as the search keeps there; with as many as the circuit, of the highest logits; and the best mask of that
     size, which the gate topk seeks. front: alpha -> kept, score of
@@ -59,7 +59,8 @@ class CircuitResult(Result):
         lines = [
             f"circuit: {self.kept} weights, {shares}; alpha {self.alpha:g}, found in {self.minutes:.1f} minutes",
             f"faithfulness {self.faithfulness():.3f}; completeness: without the circuit the agent scores "
-            f"{self.rows['complement']['score']:.3f}; {self.episodes} fresh episodes per row",
+            f"{self.rows['complement']['score']:.3f}; {self.episodes} fresh episodes per row, "
+            f"{self.rows['full']['starts']:.0f} of them different at the start",
             f"{'mask':<28} {'kept':>8} {'success':>22} {'lost':>6} {'right of chosen':>15}",
         ]
         for name, row in self.rows.items():

@@ -75,13 +75,14 @@ def play_score(
 ) -> dict[str, float]:
     """Greedy play of fresh episodes, cues balanced. "score": share that reached the right end. "low", "high": its 95 %
     interval. "lost": share that reached no end within `steps`. "correct": right ones among those that reached an end.
-    "return": mean."""
+    "return": mean. "starts": how many of the episodes open differently; greedy play repeats itself in the others."""
     agent, spec = model.agent, model.spec
     world = TensorWorld(spec.name, {**spec.kwargs, **(kwargs or {})}, episodes, split="eval", seed=seed)
     carry = agent.initial(episodes)
     outcome, total = torch.full((episodes,), RUNNING), torch.zeros(episodes)
     (key,) = spec.action
     data, truth = world.reset(balanced_options(Cues(spec), spec, episodes))
+    starts = len(world.present()[0].unique())
     for _ in range(steps):
         told = {k: data[k].to(agent.device) for k in (*spec.obs, "is_first")}
         action, carry, _ = agent.policy(told, carry, Noise.mode())
@@ -97,4 +98,5 @@ def play_score(
     return {
         "score": rate, "low": low, "high": high, "lost": 1 - chose / episodes,
         "correct": right / chose if chose else float("nan"), "return": float(total.mean()),
+        "starts": float(starts),
     }  # fmt: skip

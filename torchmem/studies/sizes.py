@@ -148,7 +148,7 @@ def study_sizes(
 def measure_run(run: str | Path, settings: dict[str, Any], provenance: Provenance, device: str = "cpu") -> SizeResult:
     """The columns of one run."""
     found, model = read_run(run), load(run, device)
-    row: dict[str, float] = {name: math.nan for name in COLUMNS}
+    row: dict[str, float] = dict.fromkeys(COLUMNS, math.nan)
     row["units"] = float(np.prod(model.sites["memory"].shape))
     row["weights"] = float(sum(p.numel() for p in model.agent.parameters()))
     told = play_score(model, episodes=settings["episodes"], steps=settings["steps"], seed=settings["seed"] + 1)
