@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from tests.analysis.recordings import Memory, clock, drift
 from tests.analysis.test_probe_position import walk
-from torchmem.analysis.measure_geometry import GeometryResult, hill, measure_geometry
+from torchmem.analysis.measure_geometry import GeometryResult, _hill, measure_geometry
 from torchmem.result import load_result
 
 QUICK = {"steps": 500, "manifold_steps": 250, "draws": 19}
@@ -39,7 +39,7 @@ def test_place_fields_make_a_map_and_noise_does_not(found: GeometryResult, tmp_p
     assert found.manifold_r2[1] > 0.8 > 0.4 > found.manifold_r2[0]
     start, end, half, exponent = found.hill[1]
     assert start < 0.1 and end > 0.8 and 1 < half < 6 and exponent > 1
-    np.testing.assert_allclose(hill(found.distances, *found.hill[1])[:8], found.curve[1][:8], atol=0.1)
+    np.testing.assert_allclose(_hill(found.distances, *found.hill[1])[:8], found.curve[1][:8], atol=0.1)
     np.testing.assert_allclose(found.histogram[1][0].sum(), 1)
     assert load_result(found.save(tmp_path / "geometry")) == found
     assert "sRSA" in found.summary()

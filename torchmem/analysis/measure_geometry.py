@@ -74,7 +74,7 @@ class GeometryResult(Result):
             colour = style.COLOURS[s % len(style.COLOURS)]
             ax.plot(self.distances, self.curve[s], "o", ms=3, color=colour, label=f"{site} (sRSA {self.srsa[s]:.2f})")
             if np.isfinite(self.hill[s]).all():
-                ax.plot(self.distances, hill(self.distances, *self.hill[s]), lw=1, color=colour)
+                ax.plot(self.distances, _hill(self.distances, *self.hill[s]), lw=1, color=colour)
         return style.finish(ax, "distance in space", "median neural distance (1 - cosine)", legend_columns=2)
 
     def plot_manifold(self, site: str) -> Any:
@@ -90,7 +90,7 @@ class GeometryResult(Result):
         return figure
 
 
-def hill(distance: np.ndarray, start: float, end: float, half: float, exponent: float) -> np.ndarray:
+def _hill(distance: np.ndarray, start: float, end: float, half: float, exponent: float) -> np.ndarray:
     """start + (end - start) d^n / (d^n + h^n)."""
     ratio = (distance / half) ** exponent
     return start + (end - start) * ratio / (ratio + 1)
@@ -187,7 +187,7 @@ def _fit_hill(distance: np.ndarray, curve: np.ndarray, pairs: np.ndarray) -> np.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)
-            found = curve_fit(hill, distance[known], curve[known], start, pairs[known] ** -0.5, bounds=bounds)[0]
+            found = curve_fit(_hill, distance[known], curve[known], start, pairs[known] ** -0.5, bounds=bounds)[0]
     except (RuntimeError, ValueError, TypeError):  # no fit: too few bins, or no minimum within the bounds
         return np.full(4, np.nan)
     return np.asarray(found)
