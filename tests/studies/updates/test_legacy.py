@@ -40,6 +40,7 @@ def test_the_files_of_a_recorded_run_agree(folder):
     assert means["salvage"] == pytest.approx((-0.1925, -0.1844), abs=5e-5)
 
 
+@pytest.mark.slow
 @needs_run
 def test_the_recorded_means_come_out_again(folder, tmp_path):
     """Bar: fuel within +-0.006 and totals, with the leak, within +-0.05 (the untrained policy: its sampling error).

@@ -83,7 +83,8 @@ def run_seed(plan: UpdatePlan, folder: Path, seed: int) -> UpdateResult:
              "null added": found.states["post null"].agent,
              "null taken away": pre.edited(-found.deltas["null"]).agent,
              "noise taken away": pre.edited(-found.deltas["noise"]).agent},
-            sites=plan.sites, targets=plan.targets, env=world.env_name, env_kwargs=world.env_kwargs, seed=seed,
+            sites=plan.sites, targets=plan.targets, env=world.env_name, env_kwargs=world.env_kwargs,
+            steps=plan.read_steps, seed=seed,
         ),
         "update": result,
     }  # fmt: skip

@@ -16,7 +16,8 @@ class UpdatePlan:
     base: first training. after: what all later training differs in (a learning rate). change: what the change branch
     differs in. test: the world that all are tested in. steps: agent steps of first training, of each branch and of
     each salvage (0: none). term: the measure that the change is about; None: the return. episodes: of each test.
-    sites, targets: activations that are read out, and truths that are decoded from them.
+    sites, targets: activations that are read out, and truths that are decoded from them, over
+    `read_steps` steps of 16 worlds.
     """
 
     base: tuple[str, ...]
@@ -31,6 +32,7 @@ class UpdatePlan:
     scales: tuple[float, ...] = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
     sites: tuple[str, ...] = ("memory", "actor.mlp")
     targets: tuple[str, ...] = ()
+    read_steps: int = 200
 
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -91,5 +93,6 @@ def small(plan: UpdatePlan) -> UpdatePlan:
     lander = any("lunar_lander" in word for word in plan.base)
     tiny = ("envs=8", "batch=8", "length=16", *(("env.max_steps=120",) if lander else ()))
     return dataclasses.replace(
-        plan, base=(*plan.base, *tiny), pre_steps=2048, steps=512, salvage=256, episodes=16, scales=(-1.0, 0.0, 1.0)
+        plan, base=(*plan.base, *tiny), pre_steps=2048, steps=512, salvage=256, episodes=16, scales=(-1.0, 0.0, 1.0),
+        read_steps=40,
     )
