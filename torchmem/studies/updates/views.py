@@ -81,7 +81,9 @@ class Conditions(Result):
     def plot(self, ax: Axes | None = None) -> Axes:
         ax = self.axes(ax)
         place = np.arange(len(self.conditions))
-        colours = ["0.75" if " n" in c or c in ("init", "pre") else "tab:red" for c in self.conditions]
+        controls = ("null", "noise", "reseeded")
+        grey = [c in ("init", "pre") or any(word in c for word in controls) for c in self.conditions]
+        colours = ["0.75" if g else "tab:red" for g in grey]
         ax.bar(place, self.means.mean(1), color=colours, alpha=0.6)
         for s in range(self.means.shape[1]):
             ax.plot(place, self.means[:, s], "o", color="0.2", markersize=3)
