@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class CircuitResult(Result):
     """What `study_circuits` found.
 
-    rows: mask -> kept, score, low, high, lost, correct, return, starts (see `play_score`); masks of trained weights, then
+    rows: mask -> kept, score, low, high, lost, correct, return, starts (see `play_score`); of trained weights, then
     "untrained" and "shuffled": the same search on weights that never learned, imitating the same policy, with as many
     weights as the search keeps there; with as many as the circuit, of the highest logits; and the best mask of that
     size, which the gate topk seeks. front: alpha -> kept, score of

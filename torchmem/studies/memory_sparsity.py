@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchmem.analysis.nulls import false_discoveries, p_value
+from torchmem.analysis.nulls import false_discoveries
 from torchmem.result import Result
 from torchmem.studies.unit_ranks import d_prime
 
@@ -23,10 +23,10 @@ ALIKE = 20  # episodes of each cue that a lag must have
 class SparsityResult(Result):
     """d' of every unit between cues at the end of the delay, what exchanged cues give, and how even it is spread.
 
-    d_prime, null: (N,) and the 95th percentile over episode-wise exchanges of the cue. p: (N,) share of exchanges that
-    reach it. held: (N,) bool, d' > 1 and p stands at a false discovery rate of 5 %. over_time: (L, N) d' at lags 1..L
-    since the cue was last seen, NaN where a lag has too few episodes. lasts: (N,) lags during which a held unit stays
-    above 1. measures: of the vector of mean differences, each beside the one of a Gaussian vector of that length.
+    d_prime, null: (N,) and the 95th percentile over episode-wise exchanges of the cue. p: (N,) share of all units'
+    exchanges that reach it. held: (N,) bool, d' > 1 and p stands at a false discovery rate of 5 %. over_time: (L, N)
+    d' at lags 1..L since the cue was last seen, NaN where a lag has too few episodes. lasts: (N,) lags during which a
+    held unit stays above 1. measures: of the vector of mean differences, each beside the one of a Gaussian vector of that length.
     """
 
     site: str
@@ -84,7 +84,9 @@ def measure_sparsity(
     values, over_time = values.double().cpu(), over_time.double().cpu()
     found = d_prime(values, kinds)
     null = torch.stack([d_prime(values, kinds[torch.randperm(len(kinds), generator=generator)]) for _ in range(draws)])
-    p = p_value(found.numpy(), null.numpy())
+    # of all units' exchanges together: d' has one scale, and a single unit would need 20 N of its own to stand
+    pool = np.sort(null.numpy().ravel())
+    p = (1 + len(pool) - np.searchsorted(pool, found.numpy(), "left")) / (1 + len(pool))
     held = (found.numpy() > 1) & false_discoveries(p)
     rows = []
     for lag in range(1, int(lags.max()) + 1):
