@@ -26,7 +26,7 @@ class SparsityResult(Result):
     d_prime, null: (N,) and the 95th percentile over episode-wise exchanges of the cue. p: (N,) share of all units'
     exchanges that reach it. held: (N,) bool, d' > 1 and p stands at a false discovery rate of 5 %. over_time: (L, N)
     d' at lags 1..L since the cue was last seen, NaN where a lag has too few episodes. lasts: (N,) lags during which a
-    held unit stays above 1. measures: of the vector of mean differences, each beside the one of a Gaussian vector of that length.
+    held unit stays above 1. measures: of the vector of mean differences, each beside that of a Gaussian vector as long.
     """
 
     site: str
