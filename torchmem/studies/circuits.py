@@ -44,7 +44,7 @@ def study_circuits(
     model: Any,
     out: str | Path,
     *,
-    alphas: Sequence[float] = (1e-3, 3e-3, 1e-2),
+    alphas: Sequence[float] = (3e-4, 5e-4, 1e-3),
     seeds: int = 3,
     rows: int = 256,
     episodes: int = 500,

@@ -86,7 +86,7 @@ def intervention(parser: argparse.ArgumentParser) -> Run:
 def circuits(parser: argparse.ArgumentParser) -> Run:
     """Find the fewest weights that still solve the world: a mask, its controls, its stability, its parts."""
     parser.add_argument(
-        "--alphas", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], metavar="A", help="prices of a weight, in nats"
+        "--alphas", type=float, nargs="+", default=[3e-4, 5e-4, 1e-3], metavar="A", help="prices of a weight, in nats"
     )
     parser.add_argument("--gate", default="gumbel_st", help="gumbel_st, hard_concrete, ste_sigmoid or topk")
     parser.add_argument("--penalty", help="sum_prob (default), sum_logit, l0, lagrangian, constrained or none")
