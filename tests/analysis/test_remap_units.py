@@ -9,6 +9,7 @@ from tests.analysis.recordings import clock, drift
 from tests.analysis.test_probe_position import walk
 from torchmem.analysis.nulls import spans
 from torchmem.analysis.remap_units import RemapResult, remap_units
+from torchmem.cli import main
 from torchmem.recording import Recording, RecordingWriter
 from torchmem.result import load_result
 
@@ -39,6 +40,13 @@ def test_remapping_is_told_from_keeping(rec: Recording, tmp_path):
     assert abs(mean["none"][1]) < 0.2 and abs(np.mean(found.exchanged["fixed"])) < 0.2
     assert load_result(found.save(tmp_path / "remap")) == found and isinstance(found, RemapResult)
     assert "within a world" in found.summary() and found.worlds == ("0", "1", "2")
+
+
+def test_command_line(rec: Recording, tmp_path, capsys):
+    words = ["tune", str(rec.path), "--worlds", "world", "--sites", "fixed", "--shifts", "39"]
+    assert main([*words, "--out", str(tmp_path / "tuning")]) == 0
+    assert "units exchanged" in capsys.readouterr().out
+    assert load_result(tmp_path / "tuning_remapping").sites == ("fixed",)
 
 
 @pytest.mark.parametrize(

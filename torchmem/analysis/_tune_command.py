@@ -21,6 +21,7 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
     parser.add_argument("--folds", type=int, default=5, help="of episodes, for explained variance (%(default)s)")
     parser.add_argument("--alpha", type=float, default=0.05, help="share of untuned units that may pass (%(default)s)")
     parser.add_argument("--original", action="store_true", help="group by raw scores in sample, as dreamerv3f does")
+    parser.add_argument("--worlds", metavar="NAME", help="covariate with the world's id: also compare maps across them")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", metavar="FOLDER", help="save maps, scores and figure there")
     parser.add_argument("--figures", metavar="FOLDER", help="figures under the names of dreamerv3f (png, svg)")
@@ -30,11 +31,13 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
     def act(given: argparse.Namespace) -> int:
         import numpy as np
 
+        from torchmem.analysis.remap_units import remap_units
         from torchmem.analysis.tune_units import tune_units
         from torchmem.recording import Recording
 
+        rec = Recording(given.recording)
         result = tune_units(
-            Recording(given.recording), given.sites, given.target,
+            rec, given.sites, given.target,
             area=None if given.area is None else tuple(given.area),
             walls=None if given.walls is None else np.load(given.walls, allow_pickle=False),
             corrected=not given.original,
@@ -49,6 +52,12 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
             log.info("wrote %s", result.save_page(given.page))
         if given.out:
             log.info("wrote %s", result.save(given.out))
+        if given.worlds:
+            remapped = remap_units(rec, given.sites, given.target, worlds=given.worlds, where=given.where,
+                                   cell=given.cell, seed=given.seed)  # fmt: skip
+            log.info("%s", remapped.summary()) if given.json else say(remapped.summary())
+            if given.out:
+                log.info("wrote %s", remapped.save(f"{given.out.rstrip('/')}_remapping"))
         return 0
 
     return act
