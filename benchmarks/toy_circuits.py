@@ -23,7 +23,7 @@ from torchmem.surgery.mask_controls import controls
 from torchmem.surgery.policy_distance import Bed, substituted
 
 LENGTH = 16
-LADDER = (0, 20, 25, 30, 35, 40, 60, 100)
+LADDER = (0, 60, *range(100, 240, 10), 300)
 SPEC = {  # penalty, alpha, steps -> kept, circuit, complement, random, magnitude
     ("sum_logit", 1e-4, 900): "3.2 %   .998 .578 .502 .389", ("sum_logit", 1e-4, 1500): "2.0 %  1.000 .806 .513 .066",
     ("sum_logit", 1e-3, 900): "0 %     .491 1.000 .506 .482", ("sum_prob", 1e-4, 900): "7-8 % 1.000 .511 .510 .627",
