@@ -62,8 +62,8 @@ PLANS: dict[str, UpdatePlan] = {
     # Go to the object that matches the cue; then a red box says: to the other one. Tested with both boxes.
     "switching": UpdatePlan(
         base=(
-            "preset=ppo_memory", "env=minigrid_switching", "env.mode=rule", "env.p_switch=0", "env.size=11",
-            "env.backend=batched", "goal.score=0.97",
+            "agent=ppo", "env=minigrid_switching", "env.mode=rule", "env.p_switch=0", "env.size=11", "env.view=3",
+            "env.backend=batched", "trainer.threads=1", "goal.score=0.97", "goal.episodes=2000",
         ),
         after=("agent.lr=1e-3", "goal.score=null"),
         change=("env.p_switch=1",),
