@@ -197,3 +197,9 @@ def test_the_ladder_keeps_agents_at_powers_of_two(tmp_path):
     import torchmem
 
     assert torchmem.load(tmp_path / "run" / "ladder" / "000000002000").spec.name == "dummy"
+
+
+def test_a_run_does_not_inherit_the_matmul_switch_of_the_one_before(tmp_path, straight):
+    assert command.main(tiny.words(tmp_path / "fast", "trainer.matmul=fast")) == 0
+    assert command.main(tiny.words(tmp_path / "default")) == 0
+    assert tiny.outcome(tmp_path / "default") == straight

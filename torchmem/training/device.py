@@ -52,6 +52,8 @@ def launch(config: TrainerConfig) -> tuple[Processes, torch.device]:
         torch.backends.cudnn.allow_tf32 = True
     elif config.matmul == "fast":
         fast_matmul()
+    else:
+        default_matmul()  # an earlier run of this process may have left the switch on
     return Processes(fabric), device
 
 
@@ -85,6 +87,12 @@ class MatmulCheck:
     mkl: float
     onednn: float
     taken: bool
+
+
+def default_matmul() -> None:
+    """Send float32 products on the CPU where torch sends them by itself."""
+    if torch.backends.mkldnn.is_available():
+        getattr(torch.backends.mkldnn, "matmul").fp32_precision = "none"  # noqa: B009 - made at run time
 
 
 def fast_matmul() -> MatmulCheck:
