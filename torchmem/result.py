@@ -231,6 +231,22 @@ def mark_figure(figure: Figure, caveats: Sequence[str]) -> None:
         figure.supxlabel(text, size=7, color="#D55E00")
 
 
+def save_figures(figures: Mapping[str, Figure], folder: str | Path, caveats: Sequence[str]) -> list[Path]:
+    """Each figure with its caveats as <name>.png and <name>.svg in a folder; closed afterwards. Returns the files."""
+    from matplotlib import pyplot as plt
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        mark_figure(figure, caveats)
+        for ending in ("png", "svg"):
+            paths.append(folder / f"{name}.{ending}")
+            figure.savefig(paths[-1], dpi=150)
+        plt.close(figure)
+    return paths
+
+
 def _put(part: Path, path: Path) -> None:
     """Move a finished folder to its place; what was there is only removed once the new one has taken over."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")

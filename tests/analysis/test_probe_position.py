@@ -11,7 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn import functional
 
 from tests.analysis.recordings import Memory, clock, drift
-from tests.original import FIXTURES, needs_fixtures
+from tests.fixtures import DREAMERV3F, needs_dreamerv3f
 from torchmem.analysis import _position_lda as lda
 from torchmem.analysis._position_data import scale_site
 from torchmem.analysis._position_nets import Prnn, train_prnn
@@ -194,10 +194,10 @@ def test_wrong_use_is_one_clear_error(change: dict, message: str):
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Recording:
-    return import_episodes(FIXTURES, tmp_path_factory.mktemp("original") / "rec")
+    return import_episodes(DREAMERV3F, tmp_path_factory.mktemp("original") / "rec")
 
 
-@needs_fixtures
+@needs_dreamerv3f
 def test_original_recording_by_one_command(original: Recording, tmp_path, capsys):
     words = ["probe", str(original.path), "--target", "pos", "--area", "32", "32", "--draws", "4", "--json"]
     assert main([*words, "--figures", str(tmp_path / "figures"), "--out", str(tmp_path / "probe")]) == 0
@@ -224,12 +224,12 @@ def errors_of_the_original(rec: Recording, site: str, iterations: int) -> float:
     return (torch.stack([guess // 32, guess % 32], 1) - tile[~train]).abs().sum(1).float().mean().item()
 
 
-@needs_fixtures
+@needs_dreamerv3f
 def test_decoder_of_the_original_has_its_errors_for_stoch(original: Recording):
     assert 2.7 <= errors_of_the_original(original, "dynamics.stoch", 400) <= 3.3, "2.99 after 2,000"
 
 
-@needs_fixtures
+@needs_dreamerv3f
 @pytest.mark.slow
 def test_decoder_of_the_original_has_its_errors_for_deter(original: Recording):
     assert 1.3 <= errors_of_the_original(original, "dynamics.deter", 1000) <= 1.7

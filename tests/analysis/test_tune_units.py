@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage, signal
 
 from tests.analysis.recordings import clock, drift
-from tests.original import FIXTURES, needs_fixtures
+from tests.fixtures import DREAMERV3F, needs_dreamerv3f
 from torchmem.analysis import _tuning_fields as shapes
 from torchmem.analysis._tuning_groups import GROUPS
 from torchmem.analysis._tuning_maps import explained, information, mean_maps, skaggs
@@ -228,9 +228,9 @@ def test_wrong_use_is_one_clear_error(planted, change: dict, message: str):
         tune_units(planted[0], **change)
 
 
-@needs_fixtures
+@needs_dreamerv3f
 def test_original_recording_by_one_command(tmp_path, capsys):
-    rec = import_episodes(FIXTURES, tmp_path / "rec")
+    rec = import_episodes(DREAMERV3F, tmp_path / "rec")
     words = ["tune", str(rec.path), "--page", str(tmp_path / "page.html"), "--out", str(tmp_path / "tuning")]
     assert main([*words, "--figures", str(tmp_path / "figures"), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -253,10 +253,10 @@ def test_original_recording_by_one_command(tmp_path, capsys):
     assert LEAK in (tmp_path / "figures" / "layer_summary.svg").read_text()
 
 
-@needs_fixtures
+@needs_dreamerv3f
 def test_held_out_variance_of_the_original_is_that_of_zeros_where_nobody_was(tmp_path):
     """-.147, -5.25, -2.16: the map of episodes 1 to 4 with 0 for tiles they never met, on episode 5."""
-    rec = import_episodes(FIXTURES, tmp_path / "rec")
+    rec = import_episodes(DREAMERV3F, tmp_path / "rec")
     tile = np.unique(rec.covariates["pos"][:], axis=0, return_inverse=True)[1].reshape(-1)
     train = rec.episode < 4
     deter = rec.activations["dynamics.deter"][:]

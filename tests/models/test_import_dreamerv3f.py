@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
-from tests.original import FIXTURES, needs_fixtures
+from tests.fixtures import DREAMERV3F, needs_dreamerv3f
 from torchmem.analysis.fit_probe import fit_probe
 from torchmem.cli import main
 from torchmem.models.importers.array_pickle import PickleRefused
@@ -95,9 +95,9 @@ def test_old_provenance_has_no_caveats():
     assert Provenance.from_json(json.loads(json.dumps(held.to_json()))) == held and held.again().caveats == ("x",)
 
 
-@needs_fixtures
+@needs_dreamerv3f
 def test_fixture_episodes(tmp_path, capsys):
-    assert main(["import", "dreamerv3f-episodes", str(FIXTURES), "--out", str(tmp_path / "rec")]) == 0
+    assert main(["import", "dreamerv3f-episodes", str(DREAMERV3F), "--out", str(tmp_path / "rec")]) == 0
     rec = Recording(tmp_path / "rec")
     assert rec.episodes["length"].tolist() == [179, 201, 210, 229, 175]
     rewards = np.add.reduceat(rec.covariates["reward"][:], rec.episodes["start"])
@@ -112,18 +112,18 @@ def test_fixture_episodes(tmp_path, capsys):
     assert rec.provenance.caveats == (LEAK,)
 
 
-@needs_fixtures
+@needs_dreamerv3f
 def test_fixture_replay_chunk(tmp_path):
-    rec = import_episodes(next(FIXTURES.glob("*.npz")), tmp_path / "rec")
+    rec = import_episodes(next(DREAMERV3F.glob("*.npz")), tmp_path / "rec")
     assert rec.steps == 388 and rec.episodes["length"].tolist() == [139, 164, 85]
     assert rec.episodes["complete"].tolist() == [False, True, False]
     assert rec.activations["dynamics.stoch"].shape == (388, 32, 4) and rec.covariates["is_terminal"][:].sum() == 2
     assert "world" not in rec.covariates
 
 
-@needs_fixtures
+@needs_dreamerv3f
 def test_fixture_logs(tmp_path):
-    metrics, scores = (read_rows(FIXTURES / f"{name}.jsonl") for name in ("metrics", "scores"))
+    metrics, scores = (read_rows(DREAMERV3F / f"{name}.jsonl") for name in ("metrics", "scores"))
     assert len(metrics) == 242 and len(scores) == 231 and scores[-1]["episode/score"] == pytest.approx(3.1)
     assert len({key for row in metrics for key in row}) == 65
     train = [row for row in metrics if "train/loss/image" in row]
@@ -131,7 +131,7 @@ def test_fixture_logs(tmp_path):
     ends = [[row[key] for row in (train[0], train[-1])] for key in
             ("train/loss/image", "train/loss/player_pos", "train/ent/action")]  # fmt: skip
     np.testing.assert_allclose(ends, [[496.8, 82.2], [4.77, 0.0129], [2.83, 0.515]], rtol=5e-3)
-    run = read_run(import_logs(FIXTURES, tmp_path / "run"))
+    run = read_run(import_logs(DREAMERV3F, tmp_path / "run"))
     assert len(run.series("env_steps", "episode/return")[0]) == 231 and len(run.rows) == 242
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.fixtures import UPDATES, needs_updates
 from torchmem.cli import main
 from torchmem.envs.make import env_spec
 from torchmem.models.checkpoint import load
@@ -20,8 +21,7 @@ from torchmem.models.importers.sb3_ppo import SB3ZipError, from_state_dict, impo
 from torchmem.models.noise import Noise
 from torchmem.types import EnvSpec, Space
 
-FIXTURES = Path(os.environ.get("TORCHMEM_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
-ZIPS = sorted(FIXTURES.glob("isolating_updates/*/*.zip"))
+PHASES = ("init", "pre_update", "post_update", "sub_update")
 LANDER = env_spec("lunar_lander")
 ARM = EnvSpec(
     name="arm", obs={"joints": Space((5,), "float32")}, control_hz=10.0,
@@ -89,9 +89,11 @@ def outputs(agent, seen):
     return [p[:, 0] for p in out.policy[action]], out.value[:, 0], acted[action]
 
 
-@pytest.mark.parametrize("file", ZIPS, ids=lambda p: p.stem)
-def test_the_agents_of_the_isolated_update_study_are_the_same(file):
+@needs_updates
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_agents_of_the_isolated_update_study_are_the_same(phase):
     """Bar: equal logits to 1e-6, here on shown and on far observations."""
+    file = UPDATES[0].parent / f"{phase}_weights_model.zip"
     with zipfile.ZipFile(file) as archive:
         weights = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
     agent = from_state_dict(*read(file)[:2], LANDER)

@@ -11,6 +11,15 @@ from tests.training import tiny
 from torchmem.training import command
 
 
+@pytest.fixture(autouse=True)
+def settings():
+    """A run sets the threads of its process; the next test starts with those of before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def straight(tmp_path_factory):
     """What 60 undisturbed steps of the tiny run come to. Read it only."""

@@ -18,14 +18,6 @@ from torchmem.training.experiment import Experiment
 from torchmem.training.snapshot import Snapshots
 
 
-@pytest.fixture(autouse=True)
-def settings():
-    """A run sets the threads of its process; the next test starts with those of before."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def train(capfd, caplog):
     """words -> (exit code, what was said); a traceback in it fails the test"""

@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors import SafetensorError
 
 from tests.training import tiny
@@ -18,14 +17,6 @@ from torchmem.training import command, tree
 from torchmem.training.experiment import Experiment
 from torchmem.training.logger import Logger
 from torchmem.training.snapshot import Snapshots
-
-
-@pytest.fixture(autouse=True)
-def settings():
-    """A run sets the threads of its process; the next test starts with those of before."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -7,20 +7,11 @@ import shutil
 import signal
 
 import pytest
-import torch
 
 from tests.training import tiny
 from tests.training.forker import Forker
 from torchmem.training import command, long_term_file
 from torchmem.training.config import compose
-
-
-@pytest.fixture(autouse=True)
-def settings():
-    """A run sets the threads of its process; the next test starts with those of before."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def words(tmp_path, *more, steps=60):

@@ -19,15 +19,6 @@ from torchmem.training.experiment import Experiment
 from torchmem.training.processes import Processes
 
 
-@pytest.fixture(autouse=True)
-def settings():
-    """A run sets the threads of its process; the next test starts with those of before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def config(tmp_path):
     return compose(tiny.words(tmp_path / "run"))

@@ -15,14 +15,6 @@ from torchmem.training.tap_writer import TapWriter
 from torchmem.training.typed import ConfigError
 
 
-@pytest.fixture(autouse=True)
-def settings():
-    """A run sets the threads of its process; the next test starts with those of before."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_collecting_changes_nothing_of_the_run_and_may_begin_on_resume(tmp_path, straight):
     collect = ("log.collect=[memory,dynamics.p*,imagined.behaviour.value]", "log.collect_every=2")
     folder = tmp_path / "run"

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchmem.analysis import style
 from torchmem.analysis._position_draw import draw_errors, draw_maps, draw_occupancy
-from torchmem.result import Result, mark_figure
+from torchmem.result import Result, save_figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,21 +168,10 @@ class PositionResult(Result):
         self, folder: str | Path, background: np.ndarray | None = None, site: str | None = None
     ) -> list[Path]:
         """layer_comparison, occupancy_vs_error_<site>, probmap_world_<site>, as svg and png, of `site` or the best."""
-        from matplotlib import pyplot as plt
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         site = site or self.sites[int(np.nanargmin(self.scores["manhattan"]))]
         stem = site.replace(".", "_")
         figures = {
             "layer_comparison": self.plot().figure, f"occupancy_vs_error_{stem}": self.plot_occupancy(site, background),
             f"probmap_world_{stem}": self.plot_maps(site, background),
         }  # fmt: skip
-        paths = []
-        for name, figure in figures.items():
-            mark_figure(figure, self.provenance.caveats)
-            for ending in ("svg", "png"):
-                paths.append(folder / f"{name}.{ending}")
-                figure.savefig(paths[-1], dpi=150)
-            plt.close(figure)
-        return paths
+        return save_figures(figures, folder, self.provenance.caveats)

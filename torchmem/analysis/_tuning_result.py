@@ -11,7 +11,7 @@ import numpy as np
 from torchmem.analysis import style
 from torchmem.analysis._tuning_groups import GROUPS
 from torchmem.files import atomic_write
-from torchmem.result import Result, mark_figure
+from torchmem.result import Result, save_figures
 
 if TYPE_CHECKING:
     import xarray
@@ -158,24 +158,13 @@ class TuningResult(Result):
 
     def save_figures(self, folder: str | Path) -> list[Path]:
         """layer_summary, layer_si, layer_ev, and per site _si_ev_scatter and _example_tuning_curves, png and svg."""
-        from matplotlib import pyplot as plt
-
         figures = {"layer_summary": self.plot().figure, "layer_si": self.plot_scores("si"),
                    "layer_ev": self.plot_scores("ev")}  # fmt: skip
         for site in self.sites:
             stem = site.replace(".", "_")
             figures[f"{stem}_si_ev_scatter"] = self.plot_scatter(site)
             figures[f"{stem}_example_tuning_curves"] = self.plot_units(site)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for name, figure in figures.items():
-            mark_figure(figure, self.provenance.caveats)
-            for ending in ("png", "svg"):
-                paths.append(folder / f"{name}.{ending}")
-                figure.savefig(paths[-1], dpi=150)
-            plt.close(figure)
-        return paths
+        return save_figures(figures, folder, self.provenance.caveats)
 
     def save_page(self, path: str | Path) -> Path:
         """One HTML file that needs nothing beside itself: pick a unit in the scatter, see its map and scores."""

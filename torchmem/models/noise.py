@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchmem.models.dists import gumbel
-from torchmem.types import Space
+from torchmem.types import EnvSpec, Space
 
 
 @dataclasses.dataclass
@@ -40,3 +41,29 @@ def action_noise(
         else:
             out[key] = torch.randn((*lead, *space.shape), generator=generator, device=device)
     return out
+
+
+class CategoricalNoise:
+    """The noise methods of agents whose stochastic state is `config.stoch` variables of `config.classes` classes."""
+
+    spec: EnvSpec
+    config: Any
+    device: Any
+
+    def acting_noise(self, batch: int, generator: torch.Generator | None) -> Noise:
+        """Noise of one acting step for `batch` rows."""
+        posterior = self._gumbel(generator, batch)
+        return Noise(posterior=posterior, action=action_noise(self.spec.action, (batch,), generator, self.device))
+
+    def sequence_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise:
+        """Noise of one `unroll` of `batch` sequences of `length` steps."""
+        return Noise(posterior=self._gumbel(generator, batch, length))
+
+    def imagination_noise(self, starts: int, horizon: int, generator: torch.Generator | None) -> Noise:
+        """Noise of one `imagine` from `starts` states over `horizon` steps."""
+        prior = self._gumbel(generator, starts, horizon)
+        action = action_noise(self.spec.action, (starts, horizon + 1), generator, self.device)
+        return Noise(prior=prior, action=action)
+
+    def _gumbel(self, generator: torch.Generator | None, *lead: int) -> Tensor:
+        return gumbel((*lead, self.config.stoch, self.config.classes), generator, self.device)

@@ -68,10 +68,7 @@ def study_circuits(
         "weights": weights_hash(model.agent), "world": [model.spec.name, dict(model.spec.kwargs)],
     }  # fmt: skip
     folder = StudyFolder(out, "circuits", settings)
-    provenance = Provenance.here(
-        checkpoint=str(model.path) if model.path else None, weights=settings["weights"],
-        config={k: v for k, v in settings.items() if k != "weights"}, seeds={"study": seed},
-    )  # fmt: skip
+    provenance = folder.provenance(model, {"study": seed})
     batch, counts = full_play(model, rows, steps=steps, wander=wander, seed=seed)
 
     def search(who: Any, alpha: float, number: int, teacher: Any = None, **how: Any) -> MaskResult:

@@ -79,10 +79,7 @@ def study_development(
         part = folder.part(f"mask_{step}", lambda step=step, how=how: _searched(agents[step], model, *how))
         assert isinstance(part, MaskResult)
         masks[step] = part
-    made_by = Provenance.here(
-        checkpoint=str(model.path) if model.path else None, weights=settings["weights"], config=settings,
-        seeds={"study": seed},
-    )  # fmt: skip
+    made_by = folder.provenance(model, {"study": seed})
     folder.part("development", lambda: _developed(model, circuit, agents, masks, others or {}, judge, seed, made_by))
     heading = {"development": "The late mask on earlier weights"}
     folder.report(f"How the circuit of {model.spec.name} came about", INTRO, heading, {})

@@ -121,10 +121,7 @@ def study_editing(
         "world": [model.spec.name, dict(model.spec.kwargs)],
     }  # fmt: skip
     folder = StudyFolder(out, "editing", settings)
-    provenance = Provenance.here(
-        checkpoint=str(model.path) if model.path else None, weights=settings["weights"], config=settings,
-        seeds={"study": seed},
-    )  # fmt: skip
+    provenance = folder.provenance(model, {"study": seed})
     for edit in found:
         work = _Work(model, circuit, edit, settings)
         folder.part(edit.name, lambda work=work: work.result(provenance, folder.path / "changes"))

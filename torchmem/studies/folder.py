@@ -19,7 +19,7 @@ from typing import Any
 from torchmem.errors import TorchmemError
 from torchmem.files import atomic_write
 from torchmem.report import write_report
-from torchmem.result import CARD, Result, load_result
+from torchmem.result import CARD, Provenance, Result, load_result
 
 log = logging.getLogger("torchmem")
 
@@ -32,7 +32,7 @@ class StudyFolder:
     """Parts of one study. `settings`: JSON values that decide what the parts hold; other ones mean another study."""
 
     def __init__(self, path: str | Path, study: str, settings: Mapping[str, Any]) -> None:
-        self.path, self.study = Path(path), study
+        self.path, self.study, self.settings = Path(path), study, settings
         card = {"study": study, **json.loads(json.dumps(settings))}
         file = self.path / "study.json"
         if file.is_file():
@@ -62,6 +62,14 @@ class StudyFolder:
         if hasattr(found, "table"):
             write_csv(self.path / f"{name}.csv", found.table())  # type: ignore[attr-defined]
         return found
+
+    def provenance(self, model: Any, seeds: Mapping[str, int]) -> Provenance:
+        """Of what this study makes of one `model`. The settings must hold the hash of its weights."""
+        return Provenance.here(
+            checkpoint=str(model.path) if model.path else None, weights=self.settings["weights"],
+            config={k: v for k, v in self.settings.items() if k != "weights"}, seeds=dict(seeds),
+            edits=tuple(e.describe() for e in model.edits),
+        )  # fmt: skip
 
     def report(self, title: str, intro: str, headings: Mapping[str, str], notes: Mapping[str, str]) -> Path:
         """report.html. headings: part -> its heading, in the order of the page. notes: part -> what it means."""

@@ -122,11 +122,7 @@ def study_intervention(
         "weights": weights_hash(model.agent), "world": [model.spec.name, dict(model.spec.kwargs)],
     }  # fmt: skip
     folder = StudyFolder(out, "intervention", settings)
-    provenance = Provenance.here(
-        checkpoint=str(model.path) if model.path else None, weights=settings["weights"],
-        config={k: v for k, v in settings.items() if k != "weights"}, seeds={"worlds": seed},
-        edits=tuple(e.describe() for e in model.edits),
-    )  # fmt: skip
+    provenance = folder.provenance(model, {"worlds": seed})
     made: dict[str, Any] = {}
 
     def ready() -> tuple[Pairs, Scene, Scene]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
@@ -135,7 +134,6 @@ def test_one_graph_for_all_lengths():
     torch._dynamo.reset()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="counts allocations through Linux's allocator")
 def test_memory_is_linear_in_time():
     """Bytes that autograd keeps for a pass: proportional to T, a small multiple of the states."""
     kept = {}

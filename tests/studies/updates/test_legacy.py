@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.fixtures import UPDATES, needs_updates
 from torchmem.result import load_result
 from torchmem.studies.updates.legacy import WEIGHTS, LegacyRunError, import_run
 from torchmem.studies.updates.legacy_replay import replay
 
-FIXTURES = Path(os.environ.get("TORCHMEM_FIXTURES", Path(__file__).parents[4] / "shared" / "fixtures"))
-RUNS = sorted((FIXTURES / "isolating_updates").glob("*/metadata.json"))
-needs_run = pytest.mark.skipif(not RUNS, reason="no recorded run: set TORCHMEM_FIXTURES to a folder that has one")
-
 
 @pytest.fixture(scope="module")
 def folder():
-    return RUNS[0].parent
+    return UPDATES[0].parent
 
 
-@needs_run
+@needs_updates
 def test_the_files_of_a_recorded_run_agree(folder):
     run = import_run(folder)
     table = json.loads((folder / "updates.json").read_text())
@@ -41,7 +36,7 @@ def test_the_files_of_a_recorded_run_agree(folder):
 
 
 @pytest.mark.slow
-@needs_run
+@needs_updates
 def test_the_recorded_means_come_out_again(folder, tmp_path):
     """Bar: fuel within +-0.006 and totals, with the leak, within +-0.05 (the untrained policy: its sampling error).
 
@@ -57,7 +52,7 @@ def test_the_recorded_means_come_out_again(folder, tmp_path):
     assert load_result(found.save(tmp_path / "replay")) == found
 
 
-@needs_run
+@needs_updates
 @pytest.mark.parametrize(("file", "text"), [("updates.json", "updates.json"), ("init_weights.json", "init_weights")])
 def test_files_that_contradict_each_other_are_refused(folder, tmp_path, file, text):
     shutil.copytree(folder, tmp_path / "run")

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from torchmem.models.behaviour import Behaviour
-from torchmem.models.dists import gumbel
 from torchmem.models.dreamer.config import DreamerConfig
 from torchmem.models.dreamer.rssm import State, feature
 from torchmem.models.dreamer.world_model import WorldModel
+from torchmem.models.follow import follow
 from torchmem.models.heads import named_parameters_of
 from torchmem.models.laprop import LaProp
 from torchmem.models.layers import cast_once
-from torchmem.models.noise import Noise, action_noise
+from torchmem.models.noise import CategoricalNoise, Noise
 from torchmem.models.protocol import LossOut
 from torchmem.models.site_names import canonical
 from torchmem.models.sites import find_sites
@@ -60,7 +60,7 @@ class Unrolled(NamedTuple):
     carry: DreamerCarry  # after the last step
 
 
-class DreamerAgent(WorldModel):
+class DreamerAgent(CategoricalNoise, WorldModel):
     """World model plus behaviour. Methods are pure (carry in, carry out, noise given); `commit` alone changes state."""
 
     def __init__(self, spec: EnvSpec, config: DreamerConfig) -> None:
@@ -96,27 +96,6 @@ class DreamerAgent(WorldModel):
         state = self.dynamics.initial(batch, self.device, self.dtype)
         width = sum(s.one_hot_size for s in self.spec.action.values())
         return DreamerCarry(*state, torch.zeros(batch, width, device=self.device, dtype=self.dtype))
-
-    def acting_noise(self, batch: int, generator: torch.Generator | None) -> Noise:
-        """Noise of one acting step for `batch` rows."""
-        shape = (batch, self.config.stoch, self.config.classes)
-        return Noise(
-            posterior=gumbel(shape, generator, self.device),
-            action=action_noise(self.spec.action, (batch,), generator, self.device),
-        )
-
-    def sequence_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise:
-        """Noise of one `unroll` of `batch` sequences of `length` steps."""
-        c = self.config
-        return Noise(posterior=gumbel((batch, length, c.stoch, c.classes), generator, self.device))
-
-    def imagination_noise(self, starts: int, horizon: int, generator: torch.Generator | None) -> Noise:
-        """Noise of one `imagine` from `starts` states over `horizon` steps."""
-        c = self.config
-        return Noise(
-            prior=gumbel((starts, horizon, c.stoch, c.classes), generator, self.device),
-            action=action_noise(self.spec.action, (starts, horizon + 1), generator, self.device),
-        )
 
     def memory_of(self, carry: DreamerCarry) -> Tensor:
         """What the site `memory` showed last, (B, D)."""
@@ -206,21 +185,14 @@ class DreamerAgent(WorldModel):
     ) -> Imagined:
         """Follow the policy, or the given actions (N, H, ...), through the prior for `horizon` steps from N states.
 
-        start deter (N, D), stoch (N, S, K). noise.prior (N, H, S, K), noise.action[key] (N, H + 1, ...). The action at
-        the last state is drawn too, as the original does.
+        start deter (N, D), stoch (N, S, K). Noise and the rest: see `follow`.
         """
-        feats, taken = [feature(start)], []
-        state = State(start.deter, start.stoch)
-        for t in range(horizon + 1):
-            step_noise = None if noise.action is None else {k: n[:, t] for k, n in noise.action.items()}
-            chosen = self.behaviour.policy.sample(self.behaviour.policy(feats[-1]), step_noise)
-            taken.append(chosen if actions is None or t == horizon else {k: a[:, t] for k, a in actions.items()})
-            if t < horizon:
-                draw = None if noise.prior is None else noise.prior[:, t]
-                state, _ = self.dynamics.imagine_step(state, self.action_vector(taken[-1]), draw)
-                feats.append(feature(state))
-        stacked = {key: torch.stack([a[key] for a in taken], 1) for key in taken[0]}
-        return Imagined(torch.stack(feats, 1), stacked)
+
+        def move(state: State, action: dict[str, Tensor], draw: Tensor | None) -> State:
+            return self.dynamics.imagine_step(state, self.action_vector(action), draw)[0]
+
+        begin = State(start.deter, start.stoch)
+        return Imagined(*follow(self.behaviour.policy, feature, move, begin, horizon, noise, actions))
 
     def open_loop(self, batch: Mapping[str, Tensor]) -> Any:
         """Frames (T, 3 H, B W, 3) uint8 of what is expected beside what came; see `dreamer/open_loop.py`."""
@@ -232,12 +204,9 @@ class DreamerAgent(WorldModel):
 
     def training_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise:
         """Noise of one update on `batch` sequences of `length` steps (context not counted)."""
-        c, starts = self.config, batch * length
-        return Noise(
-            posterior=gumbel((batch, length, c.stoch, c.classes), generator, self.device),
-            prior=gumbel((starts, c.imag_length, c.stoch, c.classes), generator, self.device),
-            action=action_noise(self.spec.action, (starts, c.imag_length + 1), generator, self.device),
-        )
+        posterior = self._gumbel(generator, batch, length)
+        imagined = self.imagination_noise(batch * length, self.config.imag_length, generator)
+        return Noise(posterior=posterior, prior=imagined.prior, action=imagined.action)
 
     def loss(self, batch: Mapping[str, Tensor], noise: Noise) -> LossOut:
         """All losses on a replayed batch: keys (B, 1 + T, ...), step 0 being the context (see `world_loss`).

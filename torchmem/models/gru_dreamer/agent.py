@@ -11,15 +11,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from torchmem.models.dists import bounded_normal, gumbel, unimix
+from torchmem.models.dists import bounded_normal, unimix
 from torchmem.models.dreamer.agent import DreamerCarry, Imagined, Observed, Unrolled
 from torchmem.models.dreamer.rssm import State
+from torchmem.models.follow import follow
 from torchmem.models.gru_dreamer.config import GRUDreamerConfig
 from torchmem.models.gru_dreamer.layers import MLP, ImageDecoder, ImageEncoder, SymlogBins
 from torchmem.models.gru_dreamer.rssm import RSSM
 from torchmem.models.heads import GaussianOut, PolicyHead, named_parameters_of
 from torchmem.models.inputs import concat_keys, split_spaces
-from torchmem.models.noise import Noise, action_noise
+from torchmem.models.noise import CategoricalNoise, Noise
 from torchmem.models.site_names import canonical
 from torchmem.models.sites import find_sites
 from torchmem.types import EnvSpec, Site, Space
@@ -110,7 +111,7 @@ def _gaussian(units: int, size: int) -> GaussianOut:
     return out
 
 
-class GRUDreamerAgent(nn.Module):
+class GRUDreamerAgent(CategoricalNoise, nn.Module):
     """World model and behaviour. Methods are pure (carry in, carry out, noise given)."""
 
     def __init__(self, spec: EnvSpec, config: GRUDreamerConfig) -> None:
@@ -154,25 +155,6 @@ class GRUDreamerAgent(nn.Module):
         state = self.dynamics.initial(batch)
         width = sum(s.one_hot_size for s in self.spec.action.values())
         return DreamerCarry(state.deter, state.stoch, torch.zeros(batch, width, device=self.device))
-
-    def acting_noise(self, batch: int, generator: torch.Generator | None) -> Noise:
-        """Noise of one acting step for `batch` rows."""
-        return Noise(
-            posterior=self._gumbel(generator, batch),
-            action=action_noise(self.spec.action, (batch,), generator, self.device),
-        )
-
-    def sequence_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise:
-        """Noise of one `unroll` of `batch` sequences of `length` steps."""
-        return Noise(posterior=self._gumbel(generator, batch, length))
-
-    def imagination_noise(self, starts: int, horizon: int, generator: torch.Generator | None) -> Noise:
-        """Noise of one `imagine` from `starts` states over `horizon` steps."""
-        action = action_noise(self.spec.action, (starts, horizon + 1), generator, self.device)
-        return Noise(prior=self._gumbel(generator, starts, horizon), action=action)
-
-    def _gumbel(self, generator: torch.Generator | None, *lead: int) -> Tensor:
-        return gumbel((*lead, self.config.stoch, self.config.classes), generator, self.device)
 
     def memory_of(self, carry: DreamerCarry) -> Tensor:
         """What the site `memory` showed last, (B, D)."""
@@ -244,17 +226,12 @@ class GRUDreamerAgent(nn.Module):
         self, start: State | DreamerCarry, horizon: int, noise: Noise, actions: Mapping[str, Tensor] | None = None
     ) -> Imagined:
         """Follow the policy, or the given actions (N, H, ...), through the prior for `horizon` steps from N states."""
-        feats, taken = [feature(start)], []
-        state = State(start.deter, start.stoch)
-        for t in range(horizon + 1):
-            draw = None if noise.action is None else {k: n[:, t] for k, n in noise.action.items()}
-            chosen = self.actor.sample(self.actor(feats[-1]), draw)
-            taken.append(chosen if actions is None or t == horizon else {k: a[:, t] for k, a in actions.items()})
-            if t < horizon:
-                prior = None if noise.prior is None else noise.prior[:, t]
-                state, _ = self.dynamics.imagine_step(state, self.action_vector(taken[-1]), prior)
-                feats.append(feature(state))
-        return Imagined(torch.stack(feats, 1), {k: torch.stack([a[k] for a in taken], 1) for k in taken[0]})
+
+        def move(state: State, action: dict[str, Tensor], draw: Tensor | None) -> State:
+            return self.dynamics.imagine_step(state, self.action_vector(action), draw)[0]
+
+        begin = State(start.deter, start.stoch)
+        return Imagined(*follow(self.actor, feature, move, begin, horizon, noise, actions))
 
 
 def feature(state: State | DreamerCarry) -> Tensor:

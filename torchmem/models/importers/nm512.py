@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from torchmem.models.checkpoint import file_hash, save_agent
 from torchmem.models.gru_dreamer.agent import GRUDreamerAgent
 from torchmem.models.gru_dreamer.config import GRUDreamerConfig
 from torchmem.models.importers.dreamerv3_spec import read_spec
+from torchmem.models.importers.torch_file import read_torch_file
 from torchmem.types import EnvSpec
 
 log = logging.getLogger("torchmem")
@@ -96,15 +96,7 @@ def import_latest(file: str | Path, out: str | Path, spec: EnvSpec | str | Path,
 
 def read(file: Path) -> dict[str, Tensor]:
     """The arrays of a latest.pt by their path, once each. Nothing of it is run. Raises NM512Error."""
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise NM512Error(f"{file} is missing") from error
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise NM512Error(f"{file} holds something else than arrays, refused unread: {reason}") from error
-    except Exception as error:  # a damaged file can fail in any operation
-        raise NM512Error(f"{file} is not a complete file of torch.save: {error}") from error
+    found = read_torch_file(file, NM512Error)
     if not isinstance(found, Mapping) or "agent_state_dict" not in found:
         raise NM512Error(f"{file} has no agent_state_dict: it is no latest.pt of NM512/dreamerv3-torch")
     if unknown := sorted(set(found) - PARTS):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from torchmem.errors import TorchmemError
 from torchmem.files import atomic_write
 from torchmem.models.checkpoint import file_hash, save_agent
 from torchmem.models.importers.dreamerv3_spec import read_spec
+from torchmem.models.importers.torch_file import read_torch_file
 from torchmem.models.ppo.agent import PPOAgent
 from torchmem.models.ppo.config import PPOConfig
 from torchmem.types import EnvSpec
@@ -131,15 +131,7 @@ def import_checkpoint(
 
 def read(file: Path) -> dict[str, Any]:
     """The content of a checkpoint, its model_state_dict checked to be float arrays by name."""
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ProcgenCheckpointError(f"{file} is missing") from error
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ProcgenCheckpointError(f"{file} holds something else than arrays, refused unread: {reason}") from error
-    except Exception as error:  # a damaged file can fail in any operation
-        raise ProcgenCheckpointError(f"{file} is not a complete file of torch.save: {error}") from error
+    content = read_torch_file(file, ProcgenCheckpointError)
     state = content.get("model_state_dict") if isinstance(content, dict) else None
     if not isinstance(state, Mapping):
         found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchmem.models.dists import gumbel
+from torchmem.models.follow import follow
 from torchmem.models.heads import named_parameters_of
 from torchmem.models.layers import cast_once
-from torchmem.models.noise import Noise, action_noise
+from torchmem.models.noise import CategoricalNoise, Noise
 from torchmem.models.protocol import LossOut
 from torchmem.models.r2i.config import R2IConfig
 from torchmem.models.r2i.dynamics import State, feature, policy_feature
@@ -62,7 +62,7 @@ class R2IUnrolled(NamedTuple):
     carry: R2ICarry  # after the last step
 
 
-class R2IAgent(WorldModel):
+class R2IAgent(CategoricalNoise, WorldModel):
     """World model plus behaviour. Methods are pure (carry in, carry out, noise given); `commit` alone changes state."""
 
     def __init__(self, spec: EnvSpec, config: R2IConfig) -> None:
@@ -104,27 +104,6 @@ class R2IAgent(WorldModel):
         state = self.dynamics.initial(batch, self.dtype)
         action = torch.zeros(batch, self.action_size, device=self.device, dtype=self.dtype)
         return R2ICarry(*State(*(part.detach().clone() for part in state)), action)
-
-    def acting_noise(self, batch: int, generator: torch.Generator | None) -> Noise:
-        """Noise of one acting step for `batch` rows."""
-        shape = (batch, self.config.stoch, self.config.classes)
-        return Noise(
-            posterior=gumbel(shape, generator, self.device),
-            action=action_noise(self.spec.action, (batch,), generator, self.device),
-        )
-
-    def sequence_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise:
-        """Noise of one `unroll` of `batch` sequences of `length` steps."""
-        c = self.config
-        return Noise(posterior=gumbel((batch, length, c.stoch, c.classes), generator, self.device))
-
-    def imagination_noise(self, starts: int, horizon: int, generator: torch.Generator | None) -> Noise:
-        """Noise of one `imagine` from `starts` states over `horizon` steps."""
-        c = self.config
-        return Noise(
-            prior=gumbel((starts, horizon, c.stoch, c.classes), generator, self.device),
-            action=action_noise(self.spec.action, (starts, horizon + 1), generator, self.device),
-        )
 
     def memory_of(self, carry: R2ICarry) -> Tensor:
         """What the site `memory` showed last, (B, N * 2 P)."""
@@ -211,21 +190,16 @@ class R2IAgent(WorldModel):
     ) -> R2IImagined:
         """Follow the policy, or the given actions (N, H, ...), through the prior for `horizon` steps from N states.
 
-        start: deter (N, D), stoch (N, S, K), hidden (N, L, 2 P). noise.prior (N, H, S, K), noise.action[key]
-        (N, H + 1, ...). The action at the last state is drawn too, as the original does.
+        start: deter (N, D), stoch (N, S, K), hidden (N, L, 2 P). Noise and the rest: see `follow`.
         """
-        states, feats, taken = [State(start.deter, start.stoch, start.hidden)], [self.feat(start)], []
-        for t in range(horizon + 1):
-            step_noise = None if noise.action is None else {k: n[:, t] for k, n in noise.action.items()}
-            chosen = self.behaviour.policy.sample(self.behaviour.policy(feats[-1]), step_noise)
-            taken.append(chosen if actions is None or t == horizon else {k: a[:, t] for k, a in actions.items()})
-            if t < horizon:
-                draw = None if noise.prior is None else noise.prior[:, t]
-                state, _ = self.dynamics.imagine_step(states[-1], self.action_vector(taken[-1]), draw)
-                states.append(state)
-                feats.append(self.feat(state))
-        stacked = {key: torch.stack([a[key] for a in taken], 1) for key in taken[0]}
-        return R2IImagined(torch.stack(feats, 1), stacked, State(*(torch.stack(part, 1) for part in zip(*states))))
+        states = [State(start.deter, start.stoch, start.hidden)]
+
+        def move(state: State, action: dict[str, Tensor], draw: Tensor | None) -> State:
+            states.append(self.dynamics.imagine_step(state, self.action_vector(action), draw)[0])
+            return states[-1]
+
+        feats, taken = follow(self.behaviour.policy, self.feat, move, states[0], horizon, noise, actions)
+        return R2IImagined(feats, taken, State(*(torch.stack(part, 1) for part in zip(*states))))
 
     def open_loop(self, batch: Mapping[str, Tensor]) -> Any:
         """Frames (T, 3 H, B W, 3) uint8 of what is expected beside what came; see `r2i/open_loop.py`."""
@@ -237,9 +211,8 @@ class R2IAgent(WorldModel):
 
     def training_noise(self, batch: int, length: int, generator: torch.Generator | None) -> Noise:
         """Noise of one update on `batch` sequences of `length` steps (context not counted)."""
-        c, starts = self.config, batch * length
-        imagined = self.imagination_noise(starts, c.imag_length, generator)
-        posterior = gumbel((batch, length, c.stoch, c.classes), generator, self.device)
+        imagined = self.imagination_noise(batch * length, self.config.imag_length, generator)
+        posterior = self._gumbel(generator, batch, length)
         return Noise(posterior=posterior, prior=imagined.prior, action=imagined.action)
 
     def loss(self, batch: Mapping[str, Tensor], noise: Noise) -> LossOut:
