@@ -97,7 +97,7 @@ class Simulator(Protocol):
     def step(self, carry: Any, action: Tensor, draw: Tensor | None) -> Stepped: ...
 
     def state_of(self, carry: Any) -> Tensor:
-        """The world's state as one vector, (B, F), for analyses; in the graph of what follows from it only by `carry`."""
+        """The world's state as one vector, (B, F), for analyses. For gradients ask the tensors of the carry itself."""
         ...
 
 
