@@ -14,8 +14,10 @@ LEAF_IMPORTS: dict[str, tuple[str, ...]] = {
     "options": (),
     "errors": (),
     "allocator": (),
-    "recording": ("types", "files", "errors", "result", "recording"),  # a package
-    "result": ("types", "files", "errors"),
+    "provenance": (),
+    "artefact": ("errors", "provenance"),
+    "recording": ("types", "files", "errors", "result", "artefact", "recording"),  # a package
+    "result": ("types", "files", "errors", "provenance", "artefact"),
     "report": ("files", "result"),
     "video": (),
 }
@@ -32,8 +34,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "analysis": (),
     "studies": ("envs", "models", "training", "surgery", "analysis"),
     "verify": ("envs", "models", "training"),  # self-tests for users
+    "pipeline": (),  # it starts other commands as processes, so it knows none of them
     # beside the rooms: entry points, which may know everything
-    "cli": ("envs", "models", "training", "surgery", "analysis", "studies", "verify", "doctor"),
+    "cli": ("envs", "models", "training", "surgery", "analysis", "studies", "verify", "pipeline", "doctor"),
     "doctor": (),  # it must run where nothing else does
     "__init__": ("envs", "models", "training", "surgery", "analysis"),
 }

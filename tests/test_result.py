@@ -54,7 +54,7 @@ def test_a_saved_result_comes_back_equal_and_of_its_types(tmp_path):
     assert isinstance(back.parts["count"], np.int64) and set(back.parts["by_layer"]) == {3, 4}
     assert np.array_equal(back.parts["a/b"], np.arange(3)) and np.array_equal(back.parts["a_b"], np.arange(4))
     assert back.provenance.edits == ("ablate x", {"site": "memory"}) and back.provenance.seeds == {"probe": 3}
-    assert {p.name for p in path.iterdir()} == {"result.json", "arrays.npz", "figure.png"}
+    assert {p.name for p in path.iterdir()} == {"result.json", "arrays.npz", "figure.png", "provenance.jsonl"}
     assert [p.name for p in tmp_path.iterdir()] == ["r"]
     assert json.loads((path / "result.json").read_text())["summary"] == "score nan"
 

@@ -22,7 +22,6 @@ It is made with `TuningResult(score=..., curve=..., provenance=rec.provenance.ag
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import hashlib
 import importlib
@@ -31,18 +30,17 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from torchmem.artefact import append_record, carry_log
 from torchmem.errors import TorchmemError
 from torchmem.files import atomic_write, sync_folder
+from torchmem.provenance import Provenance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,63 +53,6 @@ _KINDS: dict[str, type[Result]] = {}  # "module:Class" of every result type that
 
 class ResultError(TorchmemError):
     """A saved result cannot be read or written; the message names the file or field and the way out."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Provenance:
-    """Enough to make a number again. JSON values only."""
-
-    torchmem: str  # version
-    checkpoint: str | None = None  # where the agent was loaded from
-    weights: str | None = None  # sha256 of its weights, as in agent.json
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the agent, or of the measurement
-    commit: str | None = None  # of the source tree that torchmem ran from; None where it is no git checkout
-    dirty: bool | None = None  # that tree had uncommitted changes
-    seeds: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    edits: tuple[Any, ...] = ()  # a description of each edit that held, in order
-    caveats: tuple[str, ...] = ()  # what every summary and figure made from this data must say
-    command: str = ""  # the process that did it
-    date: str = ""  # ISO 8601, UTC
-
-    @classmethod
-    def here(cls, **known: Any) -> Provenance:
-        """What this process can tell by itself (version, git state, command, date), plus `known` fields."""
-        from torchmem import __version__
-
-        commit, dirty = _git_state()
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        told = {"commit": commit, "dirty": dirty, "command": shlex.join(sys.orig_argv), "date": now}
-        return cls(**{"torchmem": __version__, **told, **known})
-
-    def again(self, **changes: Any) -> Provenance:
-        """The same agent, seeds and edits, measured by this process now: what an analysis gives its result."""
-        fresh = Provenance.here()
-        now = {name: getattr(fresh, name) for name in ("torchmem", "commit", "dirty", "command", "date")}
-        return dataclasses.replace(self, **{**now, **changes})
-
-    def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Provenance:
-        return cls(**{**data, **{name: tuple(data.get(name, ())) for name in ("edits", "caveats")}})
-
-
-@functools.cache
-def _git_state() -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the source tree this package runs from. Asked once per process."""
-    folder = Path(__file__).resolve().parent.parent
-    if not (folder / ".git").exists():
-        return None, None  # installed: the version says it all
-    words = ["git", "-C", str(folder)]
-    try:
-        commit = subprocess.run([*words, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=30)
-        status = subprocess.run([*words, "status", "--porcelain"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None, None
-    if commit.returncode or status.returncode:
-        return None, None
-    return commit.stdout.strip(), bool(status.stdout.strip())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +92,8 @@ class Result:
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the folder `path`: result.json, arrays.npz and figure.png, complete or not at all. Returns the folder.
 
+        Its provenance.jsonl gets one more line (`torchmem provenance path`).
+
         Raises FileExistsError where `path` holds something and `overwrite` is False (or it is not a result), and
         ResultError naming a field that neither JSON nor npz can hold.
         """
@@ -179,6 +122,8 @@ class Result:
             card["arrays_sha256"] = hashlib.sha256(content.getvalue()).hexdigest()
             atomic_write(part / FIGURE, self.png())
             atomic_write(part / CARD, _json(card, "provenance"))
+            carry_log(path, part)
+            append_record(part, self.provenance, artefact=str(path.absolute()))
             _put(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)

@@ -65,7 +65,7 @@ class Recording:
         self.sites: Mapping[str, Mapping[str, Any]] = header["sites"]
         self.plan: Mapping[str, Any] = header["plan"]
         self.finished: bool = header["finished"]
-        self.provenance = Provenance.from_json(header["provenance"])
+        self.provenance = Provenance.from_json(header["provenance"], home=self.path)
         self.episodes: np.ndarray = episode_table(header["episodes"])
         found: dict[str, dict[str, Column]] = {group: {} for group in GROUPS}
         if self.steps:

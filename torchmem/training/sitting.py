@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -18,9 +19,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from torchmem.artefact import append_record
 from torchmem.files import atomic_write
-from torchmem.models.checkpoint import plain
+from torchmem.models.checkpoint import find_agent, plain, read_card
 from torchmem.models.inputs import colour_image
+from torchmem.provenance import Provenance
+from torchmem.provenance import device as device_name
 from torchmem.training.clock import Clock, Eta, duration
 from torchmem.training.compile import recompiles, wanted
 from torchmem.training.config import ConfigError, from_json, refuse_changes, to_json
@@ -94,6 +98,7 @@ class Sitting:
         if self.processes.main:
             atomic_write(self.logdir / "config.json", to_json(self.config))
             atomic_write(self.logdir / "env_spec.json", json.dumps(plain(x.spec.to_json()), indent=1))
+            self.made_by = Provenance.here(config=json.loads(to_json(self.config)), seeds={"train": self.config.seed})
             self.logger = Logger(self.logdir, x.clock, self.config.log.sinks, watermark=watermark)
             for line in x.describe() + notes:
                 self.say(line)
@@ -119,10 +124,18 @@ class Sitting:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             self._close()
+        if kind is None and self.processes.main:
+            self._leave_record()  # of files that nobody writes any more
         if kind is None and (number := self.signal or self.leaving):
             self._requeue(number)
             # Fabric kills the main process where another one ends with a code.
             raise SystemExit(128 + number if self.processes.main else 0)
+
+    def _leave_record(self) -> None:
+        """A line in the run's provenance.jsonl: this sitting, with the code as it was when it started."""
+        weights = read_card(find_agent(self.logdir))["weights_sha256"]
+        made_by = dataclasses.replace(self.made_by, weights=weights, device=device_name())
+        append_record(self.logdir, made_by, agent_steps=self.experiment.clock.agent_steps, finished=self.finished)
 
     def _close(self) -> None:
         if self.bar is not None:
