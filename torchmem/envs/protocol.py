@@ -49,6 +49,11 @@ class World(gymnasium.Env, abc.ABC):
         self._options: dict[str, Any] | None = None
         self._actions: list[Any] = []
 
+    @classmethod
+    def draws(cls, config: Any) -> bool:
+        """DRAWS, where the config has no say in it."""
+        return cls.DRAWS
+
     # What a subclass fills in -------------------------------------------------------------------------------------
 
     @classmethod

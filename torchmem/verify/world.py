@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from torchmem.envs.collector import LockStep
-from torchmem.envs.make import env_spec, make_env, world_class
+from torchmem.envs.make import env_spec, make_config, make_env, world_class
 from torchmem.envs.protocol import World
 from torchmem.envs.seeds import SPLITS, episode_seed, narrow_seed
 from torchmem.types import RESERVED, EnvSpec
@@ -39,7 +39,7 @@ def world_checks(name: str, kwargs: Mapping[str, Any], factory: Factory, rows: l
                  "overwritten", 0, lambda: arrays_change(factory)),
         measured("seeds: same", f"two plays of one seed, byte by byte, {AGAIN} steps after other play", 0,
                  lambda: same_seed(factory)),
-        seeds_differ(factory, getattr(world_class(name), "DRAWS", True)),
+        seeds_differ(factory, world_class(name).draws(make_config(name, **kwargs)[1])),
         measured("seeds: history", "an episode after another one against the same seed in a new world, 8 steps", 0,
                  lambda: depends_on_history(name, kwargs)),
         measured("seeds: splits", "seeds that train, eval and record share, 64 copies x 64 episodes each", 0,
