@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numcodecs import Blosc
-from zarr.codecs import BloscCodec
 
 from torchmem.files import atomic_write
+from torchmem.recording.chunks import codec, write_rows
 from torchmem.recording.store import (
     BFLOAT16,
     DATA,
@@ -37,7 +36,6 @@ from torchmem.result import Provenance
 Values = np.ndarray | list[np.ndarray]
 
 CHUNK_BYTES, ALIGNED = 2**21, 4096
-TRIAL_BYTES, WORTH = 2**18, 1.5  # compress what the start of the first episode says shrinks by this factor
 log = logging.getLogger("torchmem")
 
 
@@ -64,7 +62,7 @@ class RecordingWriter:
         plan: Mapping[str, Any] | None = None,
         provenance: Provenance | None = None,
         resume: bool = False,
-        flush_bytes: int = 2**28,
+        flush_bytes: int = 2**27,
         flush_s: float = 30.0,
     ) -> None:
         self.path = Path(path)
@@ -223,7 +221,7 @@ class RecordingWriter:
         for name, array in self._arrays.items():
             if array.shape[0] < stop:
                 array.resize((stop, *array.shape[1:]))
-            array[tail.start : stop] = tail.rows(name, tail.start, stop)
+            write_rows(array, self.path / DATA / name, tail.start, tail.rows(name, tail.start, stop))
         table = {name: list(values) for name, values in self._header["episodes"].items()}
         begin = self._header["steps"]
         for end, seed, complete in episodes:
@@ -267,7 +265,7 @@ class RecordingWriter:
             rows = 2 ** int(math.log2(min(max(CHUNK_BYTES // max(row, 1), 16), 2**16)))
             arrays[name] = data.create_array(
                 name, shape=(0, *shape), chunks=(rows, *(max(s, 1) for s in shape)), dtype=dtype,
-                compressors=_codec(episode[name][0]), config={"write_empty_chunks": True},
+                compressors=codec(episode[name][0]), config={"write_empty_chunks": True},
             )  # fmt: skip
         self._arrays, self._header["arrays"] = arrays, dict(shapes)
         row_bytes = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes.values())
@@ -283,17 +281,6 @@ class RecordingWriter:
         header = {**self._header, **news}
         atomic_write(self.path / HEADER, json.dumps(header) + "\n")
         self._header = header  # only now: after a full disk the next flush tries the same again
-
-
-def _codec(sample: np.ndarray) -> BloscCodec:
-    """lz4; equal bits go side by side first where that is worth its time: one-hot, flags, images, not dense floats.
-
-    Chunks that are not full end in zeros, which lz4 alone takes out.
-    """
-    content = np.ascontiguousarray(sample).tobytes()[:TRIAL_BYTES]
-    packed = Blosc(cname="lz4", clevel=1, shuffle=Blosc.BITSHUFFLE).encode(content)
-    worth = len(packed) * WORTH <= len(content)
-    return BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle" if worth else "noshuffle")
 
 
 def _array(data: zarr.Group, name: str) -> zarr.Array:
