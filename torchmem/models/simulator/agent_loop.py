@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchmem.models.dists import sample_index
+from torchmem.models.inputs import concat_keys
 from torchmem.models.noise import Noise
 from torchmem.models.simulator.packing import Packing, cut
 from torchmem.models.simulator.protocol import Acted, Paths
@@ -65,10 +66,14 @@ class AgentLoop:
             action, vector = self.sample(params, noise.action, paths.through)
         else:
             action = {key: actions[key] for key in self.spaces}
-            vector = self.agent.action_vector(action).to(read["value"].dtype)
+            vector = self.action_vector(action).to(read["value"].dtype)
         if self.packing.has_action:
             kept = kept._replace(action=vector)
         return Acted(kept, action, vector, read["value"], params, self.agent.memory_of(kept))
+
+    def action_vector(self, actions: Mapping[str, Tensor]) -> Tensor:
+        """Actions (..., *shape) as the world takes them -> (..., A), integers one-hot."""
+        return concat_keys(actions, self.spaces, squash=False)
 
     def sample(
         self, params: Mapping[str, Tensor], noise: Mapping[str, Tensor] | None, through: str
