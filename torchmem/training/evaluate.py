@@ -13,6 +13,7 @@ import torch
 from torchmem.envs.collector import Collector
 from torchmem.envs.seeds import Split
 from torchmem.errors import TorchmemError
+from torchmem.training.crafter_report import crafter_metrics, crafter_text
 from torchmem.training.world_views import array_worlds
 
 
@@ -28,6 +29,7 @@ class Evaluation:
     returns: np.ndarray  # (episodes,)
     lengths: np.ndarray  # (episodes,) agent steps
     timeouts: np.ndarray  # (episodes,) bool: ended by a time limit, not by what the agent did
+    unlocked: np.ndarray | None = None  # (episodes, 22) bool, in Crafter: achievements of the episode
 
     @property
     def values(self) -> np.ndarray:
@@ -57,6 +59,8 @@ class Evaluation:
     def metrics(self, prefix: str) -> dict[str, float]:
         low, high = self.interval
         told = {} if self.timeouts.all() else {f"{prefix}/score_in_time": self.score_in_time}
+        if self.unlocked is not None:
+            told |= crafter_metrics(self.unlocked, prefix)
         return told | {
             f"{prefix}/score": self.score,
             f"{prefix}/score_low": low,
@@ -72,7 +76,7 @@ class Evaluation:
         told = f"{self.kind} {self.score:.3f} [{low:.3f}, {high:.3f}] over {len(self.values)} episodes"
         if self.kind == "success" and self.timeouts.any():
             told += f"; {self.timeouts.mean():.3f} ran out of time, {self.score_in_time:.3f} of the others succeeded"
-        return told
+        return told if self.unlocked is None else f"{told}; {crafter_text(self.unlocked)}"
 
 
 def evaluate(
@@ -105,7 +109,7 @@ def evaluate(
             obs = {**obs, "is_first": torch.ones_like(obs["is_first"])}
         return agent.policy(obs, carry, agent.acting_noise(n, generator))
 
-    returns, lengths, timeouts = [], [], []
+    returns, lengths, timeouts, counts = [], [], [], []
     with array_worlds(env, kwargs, n, split=split, seed=seed, workers=workers) as worlds:
         collector = Collector(worlds, agent.initial(n), agent.device)
         while quota.any():
@@ -118,4 +122,7 @@ def evaluate(
                     returns.append(total)
                     lengths.append(length)
                     timeouts.append(not data["is_terminal"][i])
-    return Evaluation(worlds.spec.score, np.array(returns), np.array(lengths), np.array(timeouts, bool))
+                    if worlds.spec.name == "crafter":
+                        counts.append(collector.truth["achievements"][i])
+    unlocked = np.array(counts) > 0 if counts else None
+    return Evaluation(worlds.spec.score, np.array(returns), np.array(lengths), np.array(timeouts, bool), unlocked)
