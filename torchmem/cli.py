@@ -273,6 +273,7 @@ def record(parser: argparse.ArgumentParser) -> Action:
     parser.add_argument("--envs", type=int, default=16, metavar="N", help="worlds in lock-step (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes for them (%(default)s)")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest action")
+    parser.add_argument("--untrained", action="store_true", help="the same agent before learning, a control")
     parser.add_argument("--edits", metavar="FOLDER", help="edits that hold while recording (surgery's save_edits)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"], help="of the sites")
     parser.add_argument("--pooling", default="none", choices=["none", "mean"], help="of maps, over height and width")
@@ -282,13 +283,14 @@ def record(parser: argparse.ArgumentParser) -> Action:
 
     def act(given: argparse.Namespace) -> int:
         from torchmem.surgery.edit_files import load_edits
-        from torchmem.surgery.model import load
+        from torchmem.surgery.model import load, untrained
         from torchmem.surgery.record import record
 
         env_kwargs = None if given.env_kwargs is None else json_arguments(given.env_kwargs)
         same = ("env", "sites", "episodes", "seed", "envs", "workers", "greedy", "out", "dtype", "pooling", "resume")
+        model = load(given.run, given.device)
         rec = record(
-            load(given.run, given.device),
+            untrained(model, given.seed) if given.untrained else model,
             **{name: getattr(given, name) for name in same},
             edits=load_edits(given.edits) if given.edits else (),
             observations=not given.no_observations,
@@ -313,6 +315,14 @@ def probe(parser: argparse.ArgumentParser) -> Action:
 def tune(parser: argparse.ArgumentParser) -> Action:
     """Rate maps and heading curves of every recorded unit: information, explained variance, fields, kinds of cells."""
     from torchmem.analysis._tune_command import fill
+
+    return fill(parser, say)
+
+
+@verb("dream")
+def dream(parser: argparse.ArgumentParser) -> Action:
+    """Let a world model dream, and decode where it believes to be: divergence from what came, against chance."""
+    from torchmem.studies.dream_command import fill
 
     return fill(parser, say)
 

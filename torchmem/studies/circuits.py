@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchmem.models.checkpoint import new_agent
 from torchmem.result import Provenance, Result
 from torchmem.studies.circuit_anatomy import anatomy, degrees
 from torchmem.studies.circuit_result import CircuitResult
@@ -30,7 +29,7 @@ from torchmem.surgery.gates import top
 from torchmem.surgery.mask import fit_mask
 from torchmem.surgery.mask_controls import Masks, controls
 from torchmem.surgery.mask_result import MaskResult, mask_stability
-from torchmem.surgery.model import Model
+from torchmem.surgery.model import Model, untrained
 from torchmem.surgery.policy_distance import Bed
 from torchmem.surgery.weight_edit import weights_hash
 from torchmem.surgery.weight_mask import WeightMask
@@ -121,14 +120,6 @@ def chosen(found: Mapping[float, MaskResult]) -> float:
         return min(good, key=lambda a: found[a].kept)
     log.warning("no mask comes within %g of the full agent: the best is taken; try smaller alphas", NEAR)
     return max(found, key=lambda a: found[a].scores["circuit"]["score"])
-
-
-def untrained(model: Any, seed: int) -> Model:
-    """The same kind of agent before learning."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 99)
-        agent = new_agent(model.spec, model.agent.config)
-    return Model(agent.to(model.agent.device))
 
 
 @torch.no_grad()

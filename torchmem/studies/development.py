@@ -17,14 +17,14 @@ from torch import Tensor
 
 from torchmem.models.checkpoint import load
 from torchmem.result import Provenance, Result
-from torchmem.studies.circuits import shuffled, untrained
+from torchmem.studies.circuits import shuffled
 from torchmem.studies.development_result import DevelopmentResult
 from torchmem.studies.folder import StudyFolder
 from torchmem.studies.mask_play import full_play, play_score
 from torchmem.surgery.mask import fit_mask
 from torchmem.surgery.mask_controls import DRAWS, Masks
 from torchmem.surgery.mask_result import MaskResult
-from torchmem.surgery.model import Model
+from torchmem.surgery.model import Model, untrained
 from torchmem.surgery.weight_edit import weights_hash
 from torchmem.surgery.weight_mask import WeightMask
 

@@ -48,6 +48,7 @@ class Model:
     """
 
     path: Path | None = None  # the agent folder it was loaded from
+    caveats: tuple[str, ...] = ()  # what every summary and figure of its recordings must say
 
     def __init__(self, agent: Any) -> None:
         self._bench = Bench(agent)
@@ -227,3 +228,13 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Model:
     model = Model(checkpoint.load(path, device))
     model.path = checkpoint.find_agent(path)
     return model
+
+
+def untrained(model: Model, seed: int = 0) -> Model:
+    """The same kind of agent before learning, the control for what learning brought. Draws no global random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 99)
+        agent = checkpoint.new_agent(model.spec, model.agent.config)
+    fresh = Model(agent.to(model.agent.device))
+    fresh.caveats = (f"untrained weights (seed {seed}) of the kind of {model.path or 'an agent in memory'}",)
+    return fresh

@@ -58,10 +58,11 @@ def record(
     """Play `episodes` whole episodes, an equal number in each of `envs` worlds, and return what was recorded.
 
     model: from `torchmem.load`. env, env_kwargs: the world; default, the one the agent was made for. sites: names, or
-    patterns with `*`, which take every site that runs while acting. greedy: take the likeliest action (latents are
-    sampled either way). edits: hold throughout, beside those that hold on the model already. dtype: float32, float16
-    or bfloat16 of all sites, or by pattern ({"dynamics.*": "bfloat16"}, the rest float32). pooling: likewise; "mean"
-    averages maps over height and width. observations: keep them too, as `obs.<key>`. workers: processes for the worlds.
+    patterns with `*`, which take every site that runs while acting; one text may hold several, apart by spaces.
+    greedy: take the likeliest action (latents are sampled either way). edits: hold throughout, beside those that hold
+    on the model already. dtype: float32, float16 or bfloat16 of all sites, or by pattern ({"dynamics.*": "bfloat16"},
+    the rest float32). pooling: likewise; "mean" averages maps over height and width. observations: keep them too, as
+    `obs.<key>`. workers: processes for the worlds.
 
     Covariates: reward, flags, actions (zero at is_last), value and logits (or mean and std) as the agent reads them
     out of its carry, every key of the world's truth. Seeds are of the split "record": no training or evaluation has
@@ -74,7 +75,7 @@ def record(
     Raises UnknownSite, ValueError for arguments that do not fit, RecordingError for a site that does not run while
     acting, FileExistsError where `out` holds something else.
     """
-    asked = [sites] if isinstance(sites, str) else list(sites)
+    asked = (sites if isinstance(sites, str) else " ".join(sites)).split()
     chosen = choose(model, asked)
     kinds = spread(dtype, chosen, "dtype", tuple(DTYPES), "float32")
     pools = spread(pooling, chosen, "pooling", POOLING, "none")
@@ -98,6 +99,7 @@ def record(
         provenance = Provenance.here(
             checkpoint=str(model.path) if model.path else None, weights=weights,
             config=plain(dataclasses.asdict(model.agent.config)), seeds={"record": seed}, edits=tuple(held),
+            caveats=model.caveats,
         )  # fmt: skip
         writer = stack.enter_context(RecordingWriter(
             folder, control_hz=spec.control_hz, units=units_of(spec), plan=plan,
