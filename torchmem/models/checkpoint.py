@@ -43,6 +43,9 @@ KINDS = {
     ),
     "ppo": ("torchmem.models.ppo.config:PPOConfig", "torchmem.models.ppo.agent:PPOAgent"),
     "r2i": ("torchmem.models.r2i.config:R2IConfig", "torchmem.models.r2i.agent:R2IAgent"),
+    "simulator": (
+        "torchmem.models.simulator.config:SimulatorConfig", "torchmem.models.simulator.model:SimulatorModel",
+    ),
 }
 
 log = logging.getLogger("torchmem")

@@ -36,8 +36,8 @@ def colour_image(spaces: Mapping[str, Space]) -> str | None:
 def concat_keys(values: Mapping[str, Tensor], spaces: Mapping[str, Space], squash: bool) -> Tensor:
     """Flatten and concatenate sorted keys to (..., F) float32: integers as one-hot, floats through symlog if `squash`.
 
-    values[key] is (..., *space.shape); integers may come as floats (..., *space.shape, classes), one-hot already, so that
-    a simulator can pass gradients. Missing values: a float entry with any -inf (not looked for in a space that is
+    values[key] is (..., *space.shape); integers may come as floats (..., *space.shape, classes), one-hot already, so
+    that a simulator can pass gradients. Missing values: a float entry with any -inf (not looked for in a space that is
     bounded below), or a signed integer entry with any -1, turns that key's features into zeros.
     """
     parts = []

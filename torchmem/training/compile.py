@@ -58,17 +58,22 @@ def compile_agent(
     collect: sites whose activations the loss hands out as `taps` (see models/taps.py). With CUDA graphs they live until
     the next call. actor: the agent that acts, where that is another one.
     """
+    policy = torch.compile((actor or agent).policy, dynamic=False)  # no graph: its carry must outlive the next call
+    return compile_loss(agent, collect), policy
+
+
+def compile_loss(agent, collect: Sequence[str] = ()) -> Callable[[Mapping[str, Tensor], Noise], LossOut]:
+    """The loss alone, see `compile_agent`."""
     mode = "reduce-overhead" if agent.device.type == "cuda" else "default"
     source = Tapped(agent, collect) if collect else agent
     parts = torch.compile(source.loss_parts, mode=mode, dynamic=False)
-    policy = torch.compile((actor or agent).policy, dynamic=False)  # no graph: its carry must outlive the next call
 
     def loss(batch: Mapping[str, Tensor], noise: Noise) -> LossOut:
         if agent.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
         return LossOut(*parts(batch, noise))
 
-    return loss, policy
+    return loss
 
 
 def check_gradients(agent, loss: Callable, batch: Mapping[str, Tensor], noise: Noise) -> CompileReport:

@@ -31,6 +31,7 @@ AGENTS = {
     "dreamer": "torchmem.models.dreamer.config:DreamerConfig",
     "ppo": "torchmem.models.ppo.config:PPOConfig",
     "r2i": "torchmem.models.r2i.config:R2IConfig",
+    "simulator": "torchmem.models.simulator.config:SimulatorConfig",
 }
 ALIASES = {"devices": "trainer.devices"}  # short spellings that everyone tries first
 
@@ -51,7 +52,8 @@ __all__ = [
 def components(group: str) -> dict[str, type]:
     """Name -> dataclass of every agent or every world."""
     if group == "env":
-        return dict(importlib.import_module("torchmem.envs.make").CONFIGS)
+        worlds = dict(importlib.import_module("torchmem.envs.make").CONFIGS)
+        return worlds | {"recording": importlib.import_module("torchmem.training.recorded_config").RecordedConfig}
     found = {}
     for name, address in AGENTS.items():
         module, _, attribute = address.partition(":")

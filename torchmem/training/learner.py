@@ -35,7 +35,8 @@ class Learner:
         self.generator = torch.Generator(agent.device).manual_seed(seed * 1000 + processes.rank + 1)
         self.loss: Callable[..., LossOut] = agent.loss  # or its compiled form
         self.finite = torch.ones((), dtype=torch.bool, device=agent.device)
-        agent.behaviour.gather = processes.gather
+        if hasattr(agent, "behaviour"):
+            agent.behaviour.gather = processes.gather
 
     def update(self, batch: Mapping[str, Tensor], noise: Noise | None = None) -> LossOut:
         """One optimiser step on batch[key] (B, 1 + T, ...) on the agent's device. noise: default, a fresh draw.

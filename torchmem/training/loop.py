@@ -10,6 +10,7 @@ from torchmem.training.evaluate import Stopped, evaluate
 from torchmem.training.experiment import Experiment
 from torchmem.training.rollout_experiment import RolloutExperiment
 from torchmem.training.run_config import RunConfig
+from torchmem.training.simulator_experiment import SimulatorExperiment
 from torchmem.training.sitting import Sitting
 
 log = logging.getLogger("torchmem")
@@ -56,6 +57,9 @@ def train(x: Experiment | RolloutExperiment, sitting: Sitting) -> None:
 def report(x: Experiment | RolloutExperiment, sitting: Sitting) -> None:
     """Evaluate on fresh seeds, with and without memory, on the main process."""
     if not x.processes.main:
+        return
+    if isinstance(x, SimulatorExperiment):
+        sitting.log(x.held_out_losses())
         return
     e = x.config.eval
     for name, memory in {"eval": True, "eval_no_memory": False}.items():

@@ -34,6 +34,7 @@ from torchmem.training.goal import Goal
 from torchmem.training.logger import Logger
 from torchmem.training.rollout_experiment import RolloutExperiment
 from torchmem.training.run_config import RunConfig
+from torchmem.training.simulator_experiment import SimulatorExperiment
 from torchmem.training.tree import TornFile
 
 log = logging.getLogger("torchmem")
@@ -44,7 +45,9 @@ FIXED = (
     "trainer.devices", "trainer.nodes",
 )  # fmt: skip
 # config.agent.name -> what runs it
-EXPERIMENTS = {"dreamer": Experiment, "r2i": Experiment, "ppo": RolloutExperiment}
+EXPERIMENTS = {
+    "dreamer": Experiment, "r2i": Experiment, "ppo": RolloutExperiment, "simulator": SimulatorExperiment,
+}  # fmt: skip
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -186,12 +189,14 @@ class Sitting:
     def _farewell(self) -> list[str]:
         command = shlex.join(["python", *sys.argv])
         again = recompiles() if wanted(self.config.compile, self.experiment.device) else 0
+        look = f"torchmem eval {self.logdir}   |   torchmem video {self.logdir}"
+        look = getattr(self.experiment, "look", look)
         return [
             *([f"torch.compile recompiled {again} times: report this with the command line"] if again else []),
             f"snapshot: {self.logdir / 'ckpt'} (newest: {self.experiment.snapshots.latest()})",
             *([] if self.finished else [f"resume:   {command}"]),
             f"curves:   tensorboard --logdir {self.logdir}   or   torchmem plot {self.logdir}",
-            f"look:     torchmem eval {self.logdir}   |   torchmem video {self.logdir}",
+            f"look:     {look}",
         ]
 
     # While running ---------------------------------------------------------------------------------------------------

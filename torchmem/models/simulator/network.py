@@ -65,10 +65,14 @@ class SimulatorNet(nn.Module):
         self.reward = Head(c.deter + stoch, c.head_units, c.head_layers)
         self.terminal = Head(c.deter + stoch, c.head_units, c.head_layers)
         self.loop: AgentLoop | None = None
+        self.foreign = False
 
-    def attach(self, loop: AgentLoop) -> None:
-        """Plug a frozen agent in. Raises ValueError where it is of another size or world than the networks."""
-        if loop.packing.guessed != self.config.guessed:
+    def attach(self, loop: AgentLoop, foreign: bool = False) -> None:
+        """Plug a frozen agent in. foreign: not the one of training, so its carry is not guessed: it begins as new.
+
+        Raises ValueError where it is of another size or world than the networks.
+        """
+        if not foreign and loop.packing.guessed != self.config.guessed:
             raise ValueError(
                 f"this simulator guesses {self.config.guessed} numbers of an agent's carry, the agent has "
                 f"{loop.packing.guessed}: give the agent it was trained with"
@@ -78,7 +82,7 @@ class SimulatorNet(nn.Module):
                 raise ValueError(
                     f"agent and simulator differ in the {kind} of their worlds: give the agent of training"
                 )
-        self.loop = loop  # no Module, so the agent is no part of this network
+        self.loop, self.foreign = loop, foreign  # no Module, so the agent is no part of this network
 
     @property
     def agent_loop(self) -> AgentLoop:
@@ -147,9 +151,12 @@ class SimulatorNet(nn.Module):
 
     def from_latent(self, latent: Tensor, draw: Tensor | None = None) -> Start:
         """A start whose agent carries what the simulator guesses. draw (B, 2, S, K) or None."""
-        packing = self.agent_loop.packing
+        loop, packing = self.agent_loop, self.agent_loop.packing
         carry, raw = self.guess(latent)
         action = self.action_of(raw)
+        if self.foreign:
+            always = torch.ones(len(latent), dtype=torch.bool, device=latent.device)
+            return Start(self._first(latent, action, draw), loop.agent.initial(len(latent)), always)
         agent = packing.unpack(torch.cat([carry, action], -1) if packing.has_action else carry)
         never = torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
         return Start(self._first(latent, action, draw), agent, never)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmem.models.dists import gumbel
 from torchmem.models.dreamer.rssm import feature
 from torchmem.models.noise import Noise
+from torchmem.models.simulator.agent_loop import AgentLoop
 from torchmem.models.simulator.observations import shown
 from torchmem.models.simulator.packing import Packing
 from torchmem.models.simulator.protocol import Context, Start, Stepped
@@ -18,18 +19,26 @@ from torchmem.models.simulator.protocol import Context, Start, Stepped
 class OwnWorld:
     """`Simulator` by what an agent has learnt of its world; trained already, with its own losses.
 
-    Its carry is the agent's. Raises ValueError for an agent without such a world model.
+    Its carry is the agent's. loop: another agent that shall act in it. Raises ValueError for an agent without such a
+    world model.
     """
 
     context = 2
 
-    def __init__(self, agent: Any) -> None:
+    def __init__(self, agent: Any, loop: AgentLoop | None = None) -> None:
         if agent.config.name not in ("dreamer", "r2i"):
             raise ValueError(
                 f"agent {agent.config.name!r} holds no world model that can serve as its simulator: train one from a "
                 f"recording (torchmem simulator train)"
             )
         self.agent, self.spec = agent, agent.spec
+        self.loop = loop or AgentLoop(agent)
+        self.foreign = self.loop.agent is not agent
+        if self.foreign and (dict(self.loop.agent.spec.obs), dict(self.loop.agent.spec.action)) != (
+            dict(agent.spec.obs),
+            dict(agent.spec.action),
+        ):
+            raise ValueError("the two agents differ in the observations or actions of their worlds")
         self.packing = Packing(agent)
 
     @property
@@ -43,14 +52,28 @@ class OwnWorld:
         return start, gumbel((batch, horizon, *shape), generator, self.device)
 
     def begin(self, context: Context, draw: Tensor | None = None) -> Start:
-        """The posterior at the last step of the context, from what the agent carried before it."""
-        before = self.packing.unpack(context.memory[:, -2])
+        """The posterior at the last step of the context, from what the agent carried before it.
+
+        A foreign agent's memory says nothing about this world: the posterior then knows the context alone.
+        """
+        acting = self.loop.packing.unpack(context.memory[:, -2])
+        if self.foreign:
+            return self._begin_anew(context, acting, draw)
+        before = acting
         noise = Noise(posterior=None if draw is None else draw[:, :1])
         obs = {key: context.obs[key][:, -1:] for key in self.spec.obs}
         actions = {key: context.actions[key][:, -1:] for key in self.spec.action}
         first = context.is_first[:, -1:]
         world = self.agent.observe(obs, actions, first, before, noise).carry
         return Start(world._replace(action=torch.zeros_like(world.action)), before, first[:, 0])
+
+    def _begin_anew(self, context: Context, acting: Any, draw: Tensor | None) -> Start:
+        """The posterior along the whole context, as if the world began there."""
+        first, rows = context.is_first, context.is_first.shape[0]
+        carry, steps = self.agent.initial(rows), first.shape[1]
+        noise = None if draw is None else draw[:, :1].expand(-1, steps, -1, -1)
+        world = self.agent.observe(context.obs, context.actions, first, carry, Noise(posterior=noise)).carry
+        return Start(world._replace(action=torch.zeros_like(world.action)), acting, first[:, -1])
 
     def look(self, carry: Any) -> Stepped:
         """What the world model expects to see where `carry` stands."""
