@@ -39,7 +39,7 @@ def draw_divergence(result: DreamResult, ax: Axes) -> Axes:
         _band(ax, result, "divergence", c, fill=len(dreams) < 4 or c == 0, color=style.COLOURS[c % len(style.COLOURS)],
               marker="o", ms=3, lw=1.4, ls=line, label=label)  # fmt: skip
     grey = {"color": style.CONTROL_COLOUR, "lw": 1.2}
-    _band(ax, result, "chance", 0, ls="--", label=f"rotated futures (of dream {dreams[0]})", **grey)
+    _band(ax, result, "chance", 0, ls="--", label=f"rotated futures (of dream {result.conditions[0]})", **grey)
     _band(ax, result, "stay", 0, ls=":", label="standing still at the real start", **grey)
     ax.set_ylim(bottom=0)
     style.finish(ax, "step of the dream", f"distance to the real {result.target} (tiles)", legend_columns=2)
