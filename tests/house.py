@@ -36,7 +36,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "verify": ("envs", "models", "training"),  # self-tests for users
     "pipeline": (),  # it starts other commands as processes, so it knows none of them
     # beside the rooms: entry points, which may know everything
-    "cli": ("envs", "models", "training", "surgery", "analysis", "studies", "verify", "pipeline", "doctor"),
+    "cli": (
+        "envs", "models", "training", "surgery", "analysis", "studies", "verify", "pipeline", "doctor", "cli_import",
+    ),
+    "cli_import": ("envs", "models"),  # the verb with most branches, apart
     "doctor": (),  # it must run where nothing else does
     "__init__": ("envs", "models", "training", "surgery", "analysis"),
 }

@@ -134,7 +134,7 @@ def append_record(
         sources = provenance.parents or ((provenance.checkpoint,) if provenance.checkpoint else ())
         inputs = {str(Path(source).absolute()): (last_record(source) or {}).get("content") for source in sources}
     hashes = dict(outputs) if outputs is not None else file_hashes(path)
-    parents = [r["id"] for r in map(last_record, inputs) if r is not None]
+    parents = [r["id"] for name, digest in inputs.items() if (r := last_record(name, digest)) is not None]
     record = {
         "format": FORMAT, "artefact": str(path.absolute()), "content": combined(hashes), **provenance.to_json(),
         "argv": list(sys.orig_argv), "environment": {n: os.environ[n] for n in ENVIRONMENT if n in os.environ},
@@ -180,16 +180,19 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def last_record(path: str | Path) -> dict[str, Any] | None:
-    """The newest record of an artefact, or of the artefact it is a part of (an agent within its run)."""
+def last_record(path: str | Path, content: str | None = None) -> dict[str, Any] | None:
+    """The newest record of an artefact, or of the artefact it is a part of (the agent of a run).
+
+    content: prefer the newest record of just this content hash, should the artefact have been made several times.
+    """
     path = Path(path).absolute()
     if records := read_records(path):
-        return records[-1]
+        return next((r for r in reversed(records) if r["content"] == content), records[-1])
     for place in path.parents:
         entry = path.relative_to(place).parts[0]
         holding = [record for record in read_records(place) if entry in record["outputs"]]
         if holding:
-            return holding[-1]
+            return next((r for r in reversed(holding) if r["outputs"][entry] == content), holding[-1])
     return None
 
 
@@ -212,4 +215,3 @@ def carry_log(old: str | Path, new: str | Path) -> None:
     except FileNotFoundError:
         return
     log_of(new).write_bytes(content)
-

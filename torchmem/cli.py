@@ -6,12 +6,16 @@ A new verb is one function here: it adds its arguments to the parser and returns
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
+import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from torchmem.cli_import import json_arguments
 from torchmem.errors import TorchmemError
 
 Action = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -35,15 +39,23 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def json_arguments(text: str | None) -> dict[str, Any]:
-    """A world's arguments as given on the command line. Raises ValueError where they are no JSON object."""
-    try:
-        found = json.loads(text or "{}")
-    except ValueError as error:
-        raise ValueError(f"--env-kwargs is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"--env-kwargs must be a JSON object such as {{\"size\": 9}}; got {text}")
-    return found
+@verb("train")
+def train(parser: argparse.ArgumentParser) -> Action:
+    """Train an agent: the same as python train.py, whose --help lists every KEY."""
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="such as agent=ppo env=minigrid_memory seed=1")
+    parser.add_argument("-m", "--multirun", action="store_true", help="run after run: seed=0,1,2")
+    parser.add_argument("--keys", action="store_true", help="list every KEY for this agent and world; train nothing")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.allocator import use_huge_pages
+
+        use_huge_pages()  # before torch is imported
+        from torchmem.training.command import main
+
+        flags = {"--multirun": given.multirun, "--help": given.keys}
+        return main([*given.words, *(flag for flag, is_set in flags.items() if is_set)])
+
+    return act
 
 
 @verb("plot")
@@ -133,64 +145,9 @@ def verify(parser: argparse.ArgumentParser) -> Action:
 def import_(parser: argparse.ArgumentParser) -> Action:
     """Read what another program wrote: agents (danijar/dreamerv3, NM512/dreamerv3-torch, train-procgen-pytorch,
     Stable-Baselines3) into a run folder, episodes of vviggyy/dreamerv3f into a recording, its logs into a run."""
-    programs = ["dreamerv3", "nm512", "procgen-ppo", "sb3-ppo", "dreamerv3f-episodes", "dreamerv3f-logs"]
-    parser.add_argument("program", choices=programs, help="who wrote it")
-    parser.add_argument(
-        "source",
-        metavar="PATH",
-        help="a logdir (config.yaml, ckpt/, replay/), a latest.pt, a model_<steps>.pth, a zip; dreamerv3f: its folder",
-    )
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="new run folder, such as runs/x")
-    parser.add_argument("--spec", metavar="FILE.json", help="the world, where neither checkpoint nor --game tells it")
-    parser.add_argument("--game", default="coinrun", help="procgen-ppo: what it was trained on (%(default)s)")
-    parser.add_argument("--mode", default="hard", help="procgen-ppo: of that game (%(default)s)")
-    parser.add_argument(
-        "--no-legacy-reset",
-        action="store_true",
-        help="procgen-ppo: start episodes from init_hx as was meant, not from zeros as these agents were trained",
-    )
+    from torchmem.cli_import import fill
 
-    parser.add_argument("--env", metavar="NAME", help="sb3-ppo, nm512: its world, such as lunar_lander")
-    parser.add_argument("--env-kwargs", metavar="JSON", help="""its arguments, such as '{"reward_fuel": 0}'""")
-    leak = "dreamerv3f-episodes: whether the agent was given its position (%(default)s: by what the files hold)"
-    parser.add_argument("--position-leak", default="auto", choices=["auto", "yes", "no"], help=leak)
-
-    def act(given: argparse.Namespace) -> int:
-        if given.program == "dreamerv3f-episodes":
-            from torchmem.models.importers.dreamerv3f_episodes import import_episodes
-
-            rec = import_episodes(given.source, given.out, leak=given.position_leak)
-            say("\n".join([rec.summary(), *(f"CAVEAT: {one}" for one in rec.provenance.caveats)]))
-            return 0
-        if given.program == "dreamerv3f-logs":
-            from torchmem.models.importers.dreamerv3f_logs import import_logs
-
-            say(f"wrote {import_logs(given.source, given.out)}; draw it with torchmem plot --y episode/return")
-            return 0
-        if given.program in ("sb3-ppo", "nm512"):
-            from torchmem.envs.make import env_spec
-            from torchmem.models.importers.nm512 import import_latest
-            from torchmem.models.importers.sb3_ppo import import_zip
-
-            if (given.spec is None) == (given.env is None):
-                raise ValueError(f"{given.source} does not name its world: give --env NAME or --spec FILE.json")
-            world = given.spec or env_spec(given.env, **json_arguments(given.env_kwargs))
-            out = (import_zip if given.program == "sb3-ppo" else import_latest)(given.source, given.out, world)
-        elif given.program == "dreamerv3":
-            from torchmem.models.importers.dreamerv3_logdir import import_logdir
-
-            out = import_logdir(given.source, given.out, given.spec)
-        else:
-            from torchmem.envs.make import env_spec
-            from torchmem.models.importers.procgen_ppo import import_checkpoint
-
-            world = {"game": given.game, "mode": given.mode, "use_backgrounds": False}
-            spec = given.spec or env_spec("procgen", **world)
-            out = import_checkpoint(given.source, given.out, spec, legacy_reset=not given.no_legacy_reset)
-        say(f"wrote {out}; read it with torchmem.load({str(out)!r})")
-        return 0
-
-    return act
+    return fill(parser, say)
 
 
 @verb("eval")
@@ -343,9 +300,53 @@ def updates(parser: argparse.ArgumentParser) -> Action:
     return fill(parser, say)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 1 the verb found something wrong, 2 wrong arguments."""
-    words = list(sys.argv[1:] if words is None else words)
+@verb("pipeline")
+def pipeline(parser: argparse.ArgumentParser) -> Action:
+    """Run the stages of a file, each only if what it reads, its options, its seeds or the code have changed."""
+    from torchmem.pipeline.command import fill_pipeline
+    from torchmem.pipeline.file import Verbs
+
+    return fill_pipeline(parser, say, lambda: Verbs(tuple(VERBS), fault))
+
+
+@verb("provenance")
+def provenance(parser: argparse.ArgumentParser) -> Action:
+    """Tell what an artefact was made from, by which code and settings, back to the training run."""
+    from torchmem.pipeline.command import fill_provenance
+
+    return fill_provenance(parser, say)
+
+
+def fault(words: Sequence[str]) -> str | None:
+    """What is wrong with the words of a verb, found without doing anything; None: nothing."""
+
+    def parsed(words: Sequence[str]) -> argparse.Namespace | str:
+        told = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+                return build()[0].parse_args(list(words))
+        except SystemExit:
+            return told.getvalue().strip()
+
+    given = parsed(words)
+    if isinstance(given, str):
+        text = given.rpartition("error: ")[2]
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", text)
+        options = re.findall(r"--[\w-]+", str(parsed([words[0], "--help"]))) if unknown else []
+        close = difflib.get_close_matches(unknown[1], options, 1) if unknown else []
+        return f"{text}; did you mean {close[0]}?" if close else text
+    if given.verb == "train":
+        from torchmem.training.config import ConfigError, compose
+
+        try:
+            compose(given.words)
+        except ConfigError as error:
+            return str(error)
+    return None
+
+
+def build() -> tuple[argparse.ArgumentParser, dict[str, Action]]:
+    """The parser of all verbs, and what each does."""
     parser = argparse.ArgumentParser(
         prog="torchmem",
         description="Train agents that remember, and take their memory apart. Training: python train.py --help",
@@ -356,6 +357,13 @@ def main(words: Sequence[str] | None = None) -> int:
     for name, fill in VERBS.items():
         text = (fill.__doc__ or "").strip()
         actions[name] = fill(verbs.add_parser(name, help=text.split(":")[0].rstrip("."), description=text))
+    return parser, actions
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 1 the verb found something wrong, 2 wrong arguments, 128 + signal: stopped."""
+    words = list(sys.argv[1:] if words is None else words)
+    parser, actions = build()
     given = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
