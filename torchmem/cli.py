@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import difflib
+import importlib
 import io
 import json
 import logging
@@ -239,6 +241,8 @@ def record(parser: argparse.ArgumentParser) -> Action:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
 
     def act(given: argparse.Namespace) -> int:
+        from torchmem.artefact import append_record
+        from torchmem.provenance import device
         from torchmem.surgery.edit_files import load_edits
         from torchmem.surgery.model import load, untrained
         from torchmem.surgery.record import record
@@ -254,50 +258,64 @@ def record(parser: argparse.ArgumentParser) -> Action:
             env_kwargs=env_kwargs,
             progress=True,
         )
+        # here and not in `record`: the hash reads everything once more, which a program that goes on may not want
+        append_record(rec.path, dataclasses.replace(rec.provenance, device=device()), plan=rec.plan)
         say(rec.summary())
         return 0
 
     return act
 
 
-@verb("probe")
-def probe(parser: argparse.ArgumentParser) -> Action:
-    """Decode a covariate from recorded sites: linear probes on episodes held out, each score beside its controls."""
-    from torchmem.analysis._probe_command import fill
+# verbs whose arguments live beside what they run: name -> (function of parser and say, help)
+ELSEWHERE = {
+    "probe": (
+        "torchmem.analysis._probe_command:fill",
+        "Decode a covariate from recorded sites: linear probes on episodes held out, each score beside its controls.",
+    ),
+    "tune": (
+        "torchmem.analysis._tune_command:fill",
+        "Rate maps and heading curves of every recorded unit: information, explained variance, fields, kinds of cells.",
+    ),
+    "dream": (
+        "torchmem.studies.dream_command:fill",
+        "Let a world model dream, and decode where it believes to be: divergence from what came, against chance.",
+    ),
+    "trajectories": (
+        "torchmem.analysis._trajectories_command:fill",
+        "Draw where the agent went: paths and occupancy on the world's map, films of what it saw, how much it met.",
+    ),
+    "study": (
+        "torchmem.studies.commands:fill",
+        "Run a whole study of a trained agent and write one folder: numbers, tables, figures and a page to read.",
+    ),
+    "updates": (
+        "torchmem.studies.updates.command:fill",
+        "Isolate what one update of the weights holds: change one thing, train on, take the difference away, salvage.",
+    ),
+    "simulator": (
+        "torchmem.studies.simulator_command:fill_simulator",
+        "Train a differentiable world around a frozen agent from a recording, and report how far it can be believed.",
+    ),
+    "simulate": (
+        "torchmem.studies.simulator_command:fill_simulate",
+        "Let an agent act in its simulator and keep the rollouts as a recording.",
+    ),
+}
 
-    return fill(parser, say)
+
+def borrowed(name: str, home: str, text: str) -> None:
+    """Register a verb of ELSEWHERE; its module is imported when the verb is asked for."""
+
+    def fill(parser: argparse.ArgumentParser) -> Action:
+        module, _, function = home.partition(":")
+        return getattr(importlib.import_module(module), function)(parser, say)
+
+    fill.__doc__ = text
+    verb(name)(fill)
 
 
-@verb("tune")
-def tune(parser: argparse.ArgumentParser) -> Action:
-    """Rate maps and heading curves of every recorded unit: information, explained variance, fields, kinds of cells."""
-    from torchmem.analysis._tune_command import fill
-
-    return fill(parser, say)
-
-
-@verb("dream")
-def dream(parser: argparse.ArgumentParser) -> Action:
-    """Let a world model dream, and decode where it believes to be: divergence from what came, against chance."""
-    from torchmem.studies.dream_command import fill
-
-    return fill(parser, say)
-
-
-@verb("study")
-def study(parser: argparse.ArgumentParser) -> Action:
-    """Run a whole study of a trained agent and write one folder: numbers, tables, figures and a page to read."""
-    from torchmem.studies.commands import fill
-
-    return fill(parser, say)
-
-
-@verb("updates")
-def updates(parser: argparse.ArgumentParser) -> Action:
-    """Isolate what one update of the weights holds: change one thing, train on, take the difference away, salvage."""
-    from torchmem.studies.updates.command import fill
-
-    return fill(parser, say)
+for _name, (_home, _text) in ELSEWHERE.items():
+    borrowed(_name, _home, _text)
 
 
 @verb("pipeline")

@@ -16,6 +16,7 @@ from torchmem.models.protocol import LossOut
 from torchmem.models.r2i.optimiser import GroupedAdam
 from torchmem.models.simulator import losses as terms
 from torchmem.models.simulator.config import SimulatorConfig
+from torchmem.models.simulator.follow_actions import beside_truth, opens
 from torchmem.models.simulator.network import SimulatorNet, cross_entropy
 from torchmem.models.simulator.observations import shown, to_float
 from torchmem.models.simulator.packing import cut
@@ -131,9 +132,7 @@ class SimulatorModel(SimulatorNet):
     def actions_before(self, window: Window) -> Tensor:
         """(B, T, A): the action vector before each simulated step, zeros before one that opens an episode."""
         vectors = self.agent_loop.action_vector(window.before).to(self.dtype_of_weights)
-        opens = torch.zeros_like(window.weight, dtype=torch.bool)
-        opens = torch.cat([window.first.unsqueeze(1), opens[:, 1:]], 1)
-        return vectors * (~opens).unsqueeze(-1)
+        return vectors * (~opens(window)).unsqueeze(-1)
 
     def agent_losses(
         self, window: Window, latent: Tensor, decoded: Mapping[str, Tensor], noise: Noise
@@ -141,14 +140,13 @@ class SimulatorModel(SimulatorNet):
         """How the agent's memory moves along simulated observations (B, T), from what it really carried, never put
         right on the way; and the guess of carry and action before the start (B,), which trains its converters only."""
         loop, packing = self.agent_loop, self.agent_loop.packing
-        rows, steps = window.weight.shape
+        rows = window.weight.shape[0]
         before = packing.unpack(window.context.memory[:, -2])
         out = {}
         if self.config.scales.memory:
             seen = shown({key: value.float() for key, value in decoded.items()}, self.spec.obs)
-            opens = torch.cat([window.first.unsqueeze(1), window.first.new_zeros(rows, steps - 1)], 1)
             draws = getattr(noise, "agent", None) or Noise.mode()
-            memory, _, _ = loop.sequence(seen, window.actions, opens, before, draws)
+            memory, _, _ = loop.sequence(seen, window.actions, opens(window), before, draws)
             real = packing.unpack(window.memory.flatten(0, 1))
             truth = loop.agent.memory_of(real).reshape(memory.shape)
             out["memory"] = terms.memory_loss(memory, truth)
@@ -161,6 +159,16 @@ class SimulatorModel(SimulatorNet):
         guess = (carry - known).square().sum(-1)
         out["start"] = guess + cross_entropy(raw, action, self.spec)  # no action before a start: nothing is asked
         return out
+
+    @torch.no_grad()
+    def reconstruct(self, window: Window) -> dict[str, Tensor]:
+        """The simulated steps drawn by a simulator that sees them all (modes of the posterior), float (B, T, ...)."""
+        _, _, decoded = self.world_losses(window, Noise.mode())
+        return shown(decoded, self.spec.obs)
+
+    def open_loop(self, batch: Mapping[str, Tensor]) -> Any:
+        """Frames of what is expected under the real actions beside what came; see `beside_truth`."""
+        return beside_truth(self, batch)
 
     def commit(self, out: LossOut) -> None:
         """Nothing runs beside the optimiser."""

@@ -11,9 +11,11 @@ from torchmem.models.dists import gumbel
 from torchmem.models.dreamer.rssm import feature
 from torchmem.models.noise import Noise
 from torchmem.models.simulator.agent_loop import AgentLoop
+from torchmem.models.simulator.follow_actions import opens
 from torchmem.models.simulator.observations import shown
 from torchmem.models.simulator.packing import Packing
 from torchmem.models.simulator.protocol import Context, Start, Stepped
+from torchmem.models.simulator.window import Window
 
 
 class OwnWorld:
@@ -74,6 +76,17 @@ class OwnWorld:
         noise = None if draw is None else draw[:, :1].expand(-1, steps, -1, -1)
         world = self.agent.observe(context.obs, context.actions, first, carry, Noise(posterior=noise)).carry
         return Start(world._replace(action=torch.zeros_like(world.action)), acting, first[:, -1])
+
+    @torch.no_grad()
+    def reconstruct(self, window: Window) -> dict[str, Tensor]:
+        """The simulated steps drawn by a world model that sees them all (modes of the posterior), float (B, T, ...)."""
+        before = self.agent.initial(len(window.first))
+        if not self.foreign:
+            before = self.packing.unpack(window.context.memory[:, -2])
+        seen = self.agent.observe(window.obs, window.actions, opens(window), before, Noise.mode())
+        states, lead = seen.states, window.weight.shape
+        decoded = self.agent.decoder(states.deter.flatten(0, 1), states.stoch.flatten(0, 1))
+        return shown({key: value.unflatten(0, lead) for key, value in decoded.items()}, self.spec.obs)
 
     def look(self, carry: Any) -> Stepped:
         """What the world model expects to see where `carry` stands."""
