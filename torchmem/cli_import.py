@@ -40,6 +40,8 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
     parser.add_argument("--env", metavar="NAME", help="sb3-ppo, nm512: its world, such as lunar_lander")
     parser.add_argument("--env-kwargs", metavar="JSON", help="""its arguments, such as '{"reward_fuel": 0}'""")
     leak = "dreamerv3f-episodes: whether the agent was given its position (%(default)s: by what the files hold)"
+    allow = "dreamerv3: also read an agent that was given its position; every result made from it will say so"
+    parser.add_argument("--allow-leaked-position", action="store_true", help=allow)
     parser.add_argument("--position-leak", default="auto", choices=["auto", "yes", "no"], help=leak)
 
     def act(given: argparse.Namespace) -> int:
@@ -66,7 +68,7 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
         elif given.program == "dreamerv3":
             from torchmem.models.importers.dreamerv3_logdir import import_logdir
 
-            out = import_logdir(given.source, given.out, given.spec)
+            out = import_logdir(given.source, given.out, given.spec, allow_leaked_position=given.allow_leaked_position)
         else:
             from torchmem.envs.make import env_spec
             from torchmem.models.importers.procgen_ppo import import_checkpoint

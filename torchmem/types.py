@@ -71,11 +71,23 @@ class EnvSpec:
     score: Literal["return", "success"] = "return"  # what evaluation reports
     levels: Mapping[str, float] = dataclasses.field(default_factory=dict)  # reference scores: chance, human, oracle
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # arguments that make it again
+    # observation key -> truth key that is fed into it: a fault of an imported agent, which only its importer sets
+    leaked: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         clash = set(self.obs) & (set(RESERVED) | set(self.truth) | set(self.action))
         if clash:
             raise ValueError(f"observation keys {sorted(clash)} of {self.name} are reserved, truth or action keys")
+        if set(self.leaked) - set(self.obs):
+            raise ValueError(f"leaked keys {sorted(set(self.leaked) - set(self.obs))} of {self.name} are not observed")
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What every result made from an agent of this spec must say."""
+        if not self.leaked:
+            return ()
+        given = ", ".join(f"{key} (the world's {truth!r})" for key, truth in sorted(self.leaked.items()))
+        return (f"the agent was given the truth as an input: {given}; that it can be decoded shows nothing",)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

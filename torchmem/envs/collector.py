@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -24,6 +25,42 @@ class LockStep(Protocol):
     def step(
         self, actions: Mapping[str, np.ndarray] | None
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]: ...
+
+
+class Leaking:
+    """Worlds for an agent that was trained on the truth: what its spec calls `leaked` is put among the observations.
+
+    Everything else is the worlds' own. `leaking` makes one only where the agent needs it.
+    """
+
+    def __init__(self, worlds: Any, agent: EnvSpec) -> None:
+        self._worlds, self._leaked = worlds, {key: (name, agent.obs[key]) for key, name in agent.leaked.items()}
+        self.spec = dataclasses.replace(
+            worlds.spec, obs={**worlds.spec.obs, **{key: space for key, (_, space) in self._leaked.items()}},
+            leaked=agent.leaked,
+        )  # fmt: skip
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._worlds, name)
+
+    def step(
+        self, actions: Mapping[str, np.ndarray] | None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        data, truth = self._worlds.step(actions)
+        fed = {key: np.array(truth[name], space.dtype).reshape(self._worlds.n, *space.shape)
+               for key, (name, space) in self._leaked.items()}  # fmt: skip
+        return {**data, **fed}, truth
+
+
+def leaking(worlds: Any, agent: EnvSpec) -> Any:
+    """`worlds`, or where the agent's spec says that it was given the truth, the same worlds with that input.
+
+    Raises ValueError where these worlds do not know it.
+    """
+    unknown = sorted(set(agent.leaked.values()) - set(worlds.spec.truth))
+    if unknown:
+        raise ValueError(f"this agent was given the truth {unknown[0]!r}, which {worlds.spec.name} does not know")
+    return Leaking(worlds, agent) if agent.leaked else worlds
 
 
 class Collector:

@@ -171,6 +171,8 @@ def load_agent(folder: str | Path, device: torch.device | str = "cpu") -> Agent:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CARD} does not describe an agent of this torchmem: {error}") from error
     load_weights(agent, folder, convert=True)
+    for caveat in spec.caveats:
+        log.warning("CAVEAT: %s: %s", folder, caveat)
     return agent.to(device)
 
 

@@ -197,6 +197,7 @@ class Source:
         return own.again(
             checkpoint=str(model.path) if model.path else None, weights=mine,
             seeds={**own.seeds, "dream": self.plan.seed}, edits=tuple(edit.describe() for edit in model.edits),
+            caveats=tuple(dict.fromkeys([*own.caveats, *model.caveats])),
         )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ class StudyFolder:
         return Provenance.here(
             checkpoint=str(model.path) if model.path else None, weights=self.settings["weights"],
             config={k: v for k, v in self.settings.items() if k != "weights"}, seeds=dict(seeds),
-            edits=tuple(e.describe() for e in model.edits),
+            edits=tuple(e.describe() for e in model.edits), caveats=model.caveats,
         )  # fmt: skip
 
     def report(self, title: str, intro: str, headings: Mapping[str, str], notes: Mapping[str, str]) -> Path:

@@ -144,7 +144,9 @@ def swap_memory(
         units=(int(top.sum()), len(top)),
         flips=flips,
         lost=lost,
-        provenance=Provenance.here(seeds={"worlds": seed}, edits=tuple(e.describe() for e in model.edits)),
+        provenance=Provenance.here(
+            seeds={"worlds": seed}, edits=tuple(e.describe() for e in model.edits), caveats=model.caveats
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchmem.envs.collector import Collector
+from torchmem.envs.collector import Collector, leaking
 from torchmem.envs.vector import VectorEnv
 from torchmem.files import atomic_write
 from torchmem.surgery.items import TraceError
@@ -23,7 +23,7 @@ def film(model: Any, out: str | Path, steps: int, rows: int, seed: int) -> Path:
         raise TraceError("the open-loop pass does not follow edits: leave `model.edited` first")
     generator = torch.Generator(agent.device).manual_seed(seed)
     with VectorEnv(spec.name, spec.kwargs, rows, split="record", seed=seed, on_error="raise") as worlds:
-        collector = Collector(worlds, agent.initial(rows), agent.device)
+        collector = Collector(leaking(worlds, spec), agent.initial(rows), agent.device)
 
         def policy(obs: Any, carry: Any) -> Any:
             return agent.policy(obs, carry, agent.acting_noise(rows, generator))

@@ -140,7 +140,7 @@ def fit_mask(
         scored=evaluate is not None,
         chance=chance,
         **found,
-        provenance=Provenance.here(config=dataclasses.asdict(fit), seeds={"fit": fit.seed}),
+        provenance=Provenance.here(config=dataclasses.asdict(fit), seeds={"fit": fit.seed}, caveats=agent.spec.caveats),
     )
 
 

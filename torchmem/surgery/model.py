@@ -53,6 +53,7 @@ class Model:
     def __init__(self, agent: Any) -> None:
         self._bench = Bench(agent)
         self._tree: Tree | None = None
+        self.caveats = agent.spec.caveats
 
     # The agent -------------------------------------------------------------------------------------------------------
 
@@ -236,5 +237,5 @@ def untrained(model: Model, seed: int = 0) -> Model:
         torch.manual_seed(seed + 99)
         agent = checkpoint.new_agent(model.spec, model.agent.config)
     fresh = Model(agent.to(model.agent.device))
-    fresh.caveats = (f"untrained weights (seed {seed}) of the kind of {model.path or 'an agent in memory'}",)
+    fresh.caveats += (f"untrained weights (seed {seed}) of the kind of {model.path or 'an agent in memory'}",)
     return fresh

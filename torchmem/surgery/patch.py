@@ -174,7 +174,9 @@ def patch_sweep(
         by_unit=by_unit,
         control=controls,
         agreement=agreement,
-        provenance=Provenance.here(seeds={"noise": seed}, edits=tuple(e.describe() for e in model.edits)),
+        provenance=Provenance.here(
+            seeds={"noise": seed}, edits=tuple(e.describe() for e in model.edits), caveats=model.caveats
+        ),
     )
 
 

@@ -49,11 +49,13 @@ def live(
             raise WrongInput(f"steps={steps}, but the observations have {length}")
         worlds = None
     else:
+        from torchmem.envs.collector import leaking
         from torchmem.envs.vector import VectorEnv  # not for those who only look at given observations
 
         worlds = env if env is not None else VectorEnv(
             agent.spec.name, agent.spec.kwargs, envs, split="record", seed=seed, on_error="raise"
         )
+        worlds = leaking(worlds, agent.spec)
         seen, first, rows, length = {}, None, worlds.n, steps
     if length < 1:
         raise WrongInput(f"steps must be at least 1, got {length}")

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from torchmem.envs.collector import Collector
+from torchmem.envs.collector import Collector, leaking
 from torchmem.envs.make import env_spec
 from torchmem.envs.vector import VectorEnv
 from torchmem.models.checkpoint import plain
@@ -29,7 +29,7 @@ from torchmem.surgery.edit import Edits
 from torchmem.surgery.read_out import ReadOut
 from torchmem.surgery.schedule import EpisodeNoise, Schedule
 from torchmem.surgery.tape import Tape
-from torchmem.types import EnvSpec, Site
+from torchmem.types import EnvSpec, Site, Space
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 POOLING = ("none", "mean")
@@ -110,6 +110,7 @@ def record(
             worlds = stack.enter_context(
                 VectorEnv(name, kwargs, schedule.n, split="record", seed=seed, workers=workers, on_error="raise")
             )
+            worlds = leaking(worlds, model.spec)
             session = _Session(model, worlds, schedule, chosen, kinds, pools, greedy, observations)
             session.run(writer, progress, {n for n in asked if n in chosen})
             writer.finish()
@@ -282,13 +283,21 @@ def check_world(world: EnvSpec, agent: EnvSpec) -> None:
     """Raise ValueError where an agent made for one spec cannot act in another world."""
     for kind, has, needs in (("observation", world.obs, agent.obs), ("action", world.action, agent.action)):
         for key, space in needs.items():
-            if has.get(key) != space:
+            if not _fits(has.get(key), space) and key not in agent.leaked:
                 raise ValueError(
                     f"this agent cannot act in {world.name}: {kind} {key!r} is {has.get(key)}, it needs {space}; "
                     f"give env_kwargs that fit"
                 )
     if extra := set(world.action) - set(agent.action):
         raise ValueError(f"this agent cannot act in {world.name}: it has no action {sorted(extra)[0]!r}")
+
+
+def _fits(has: Space | None, needs: Space) -> bool:
+    """Whether one is as good as the other: integers of another width are."""
+    if has is None or has == needs:
+        return has == needs
+    integers = has.discrete and needs.discrete and "bool" not in (has.dtype, needs.dtype)
+    return integers and (has.shape, has.classes) == (needs.shape, needs.classes)
 
 
 def units_of(spec: EnvSpec) -> dict[str, str]:

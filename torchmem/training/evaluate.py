@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchmem.envs.collector import Collector
+from torchmem.envs.collector import Collector, leaking
 from torchmem.envs.seeds import Split
 from torchmem.errors import TorchmemError
 from torchmem.training.crafter_report import crafter_metrics, crafter_text
@@ -111,7 +111,7 @@ def evaluate(
 
     returns, lengths, timeouts, counts = [], [], [], []
     with array_worlds(env, kwargs, n, split=split, seed=seed, workers=workers) as worlds:
-        collector = Collector(worlds, agent.initial(n), agent.device)
+        collector = Collector(leaking(worlds, agent.spec), agent.initial(n), agent.device)
         while quota.any():
             if stop():
                 raise Stopped(f"evaluation stopped with {quota.sum()} of {episodes} episodes to go")

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -63,10 +64,19 @@ class OfficialRunError(TorchmemError):
     """A logdir is not one of danijar/dreamerv3 @ e3f0224, or not a complete one; the message names the file."""
 
 
-def import_logdir(logdir: str | Path, out: str | Path, spec: EnvSpec | str | Path | None = None) -> Path:
+# observations that versions of the program fed to the agent although they are the truth -> our name of that truth
+LEAKS = {"player_pos": "pos"}  # vviggyy/dreamerv3f, until it had the switch agent.include_position
+
+
+def import_logdir(
+    logdir: str | Path, out: str | Path, spec: EnvSpec | str | Path | None = None, *,
+    allow_leaked_position: bool = False,
+) -> Path:  # fmt: skip
     """Write `out` as a run directory that `torchmem.load` reads, from the newest checkpoint of `logdir`. Returns `out`.
 
     spec: the world, or a JSON file that describes it; inferred from replay chunks and layer widths where not given.
+    allow_leaked_position: read an agent that was trained on its own position all the same. It is then fed the world's
+    `pos` as an input apart (EnvSpec.leaked), and every result that is made from it says so.
     Raises FileExistsError where `out` holds something, OfficialRunError, PickleRefused or SpecError naming the file,
     array or setting that is missing or unknown. Nothing of the pickle is run (see array_pickle.py).
     """
@@ -80,6 +90,7 @@ def import_logdir(logdir: str | Path, out: str | Path, spec: EnvSpec | str | Pat
         spec = infer_spec(logdir, params, config)
     elif not isinstance(spec, EnvSpec):
         spec = read_spec(spec)
+    spec = _with_leaks(spec, params, folder / "agent.pkl", allow_leaked_position)
     try:
         agent = from_arrays(params, config, spec)
     except (KeyError, ValueError) as error:
@@ -92,11 +103,31 @@ def import_logdir(logdir: str | Path, out: str | Path, spec: EnvSpec | str | Pat
         "counters": plain(counters),
         "task": config.get("task"),
         "compute_dtype": config.get("jax", {}).get("compute_dtype"),
+        "caveats": list(agent.spec.caveats),
     }
     atomic_write(out / "imported.json", json.dumps(source, indent=1) + "\n")
     atomic_write(out / "ckpt" / "latest", folder.name + "\n")
     log.info("imported %s (%s) as %s: %s", logdir, counters, out, ", ".join(agent.spec.obs))
     return out
+
+
+def _with_leaks(spec: EnvSpec, params: Mapping[str, np.ndarray], file: Path, allowed: bool) -> EnvSpec:
+    """The spec, which names what was leaked. Raises OfficialRunError where that is not allowed."""
+    decoded = {path.split("/")[2] for path in params if path.startswith("dec/vec/")}
+    found = {key: truth for key, truth in LEAKS.items() if key in spec.obs or key in decoded}
+    if not found:
+        return spec
+    if not allowed:
+        raise OfficialRunError(
+            f"{file} is an agent that was given its own position ({', '.join(found)}) as an input: that it knows where "
+            f"it is shows nothing. To read it all the same, marked as such, give --allow-leaked-position "
+            f"(allow_leaked_position=True)"
+        )
+    if missing := sorted(set(found) - set(spec.obs)):
+        raise OfficialRunError(f"{file} was trained on {missing[0]!r}, which the given spec does not observe: add it")
+    spec = dataclasses.replace(spec, leaked=found)
+    log.warning("CAVEAT: %s", spec.caveats[0])
+    return spec
 
 
 def read_config(path: Path) -> dict[str, Any]:
