@@ -16,6 +16,7 @@ from torchmem.training import command
 from torchmem.training.config import compose
 from torchmem.training.evaluate import Evaluation, Stopped, evaluate
 from torchmem.training.experiment import Experiment
+from torchmem.training.logger import read_metrics
 from torchmem.training.processes import Processes
 
 
@@ -179,6 +180,12 @@ def test_updates_follow_the_ratio_and_start_after_the_warm_up(config):
         assert x.clock.agent_steps == 60
     finally:
         x.close()
+
+
+def test_the_first_line_has_a_pace(tmp_path):
+    assert command.main(tiny.words(tmp_path / "run", "log.every_s=1e-6")) == 0
+    paces = [row["steps_per_s"] for row in read_metrics(tmp_path / "run") if "steps_per_s" in row]
+    assert len(paces) > 10 and min(paces) > 0
 
 
 def test_the_ladder_keeps_agents_at_powers_of_two(tmp_path):

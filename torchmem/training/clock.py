@@ -161,10 +161,6 @@ class Eta:
         while len(self._seen) > 2 and now - self._seen[0][0] > self._window_s:
             self._seen.popleft()
 
-    def restart(self) -> None:
-        """Forget the pace: what comes now is of another kind, such as the first update after filling replay."""
-        self._seen.clear()
-
     @property
     def per_s(self) -> float:
         """Steps per second in the window; 0.0 before two updates."""

@@ -28,6 +28,7 @@ def train(x: Experiment | RolloutExperiment, sitting: Sitting) -> None:
     episodes, metrics, eta = Averages(), Averages(), Eta(config.steps)
     log_due, save_due = Every(seconds=config.log.every_s), Every(seconds=config.save.every_s)
     video_due, eval_due = Every(seconds=config.log.video_every_s), Every(steps=config.eval.every_steps)
+    eta.update(clock.agent_steps)  # else a long first rollout would have no pace
     eval_due(clock.agent_steps)  # a resumed run does not repeat the evaluation it has just made
 
     while not sitting.enough() and not sitting.stopped():
