@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ def _content_in(record: Mapping[str, Any], path: Path) -> str | None:
 
 
 def _card(path: Path) -> dict[str, Any] | None:
-    """What a result or recording of before there were logs says of itself."""
+    """What an artefact without a log says of itself: a recording of `record`, an agent of a run that was killed."""
     for name in CARDS:
         try:
             told = json.loads((path / name).read_text())["provenance"]
@@ -69,6 +70,9 @@ def _card(path: Path) -> dict[str, Any] | None:
             continue
         sources = told.get("parents") or ([told["checkpoint"]] if told.get("checkpoint") else [])
         return {**told, "artefact": str(path), "inputs": dict.fromkeys(sources)}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        told = json.loads((path / "agent.json").read_text())
+        return {"torchmem": told["torchmem"], "weights": told["weights_sha256"], "artefact": str(path)}
     return None
 
 
@@ -107,7 +111,8 @@ def _about(record: Mapping[str, Any]) -> list[str]:
         " ".join(f"seed {name}={seed}" for name, seed in (record.get("seeds") or {}).items()),
     ]
     lines = [", ".join(one for one in by if one)]
-    lines.append("$ " + (shlex.join(record["argv"]) if record.get("argv") else record.get("command", "")))
+    command = shlex.join(record["argv"]) if record.get("argv") else record.get("command")
+    lines.append(f"$ {command}" if command else "no log: what its own card says")
     if record.get("weights"):
         lines.append(f"weights {record['weights'][:16]}")
     lines += [f"edit: {json.dumps(edit)[:150]}" for edit in record.get("edits") or ()]

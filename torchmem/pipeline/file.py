@@ -174,7 +174,7 @@ class _Reader:
     ) -> Stage | None:  # fmt: skip
         place = ("stages", name)
         before = len(self.faults)
-        if isinstance(value, str):
+        if isinstance(value, str | list):
             value = {"command": value}
         told = self.mapping(value, place, STAGE_KEYS)
         if len(self.faults) > before:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torchmem
+from torchmem import __version__
 from torchmem.pipeline.stage import OUT, SEEDS, Stage
 from torchmem.provenance import git_state
 
@@ -48,14 +47,13 @@ def code_state(code: str) -> dict[str, Any]:
         return {"ignored": True}
     if code == "git":
         commit, diff = git_state()
-        return {"torchmem": torchmem.__version__, "commit": commit, "changes": diff}
-    return {"torchmem": torchmem.__version__, "source": source_hash()}
+        return {"torchmem": __version__, "commit": commit, "changes": diff}
+    return {"torchmem": __version__, "source": source_hash()}
 
 
-@functools.cache
 def source_hash() -> str:
     """sha256 over the files of the package: the same code has the same, in a checkout or installed."""
-    folder = Path(torchmem.__file__).resolve().parent
+    folder = Path(__file__).resolve().parent.parent
     total = hashlib.sha256()
     for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.yaml")]):
         total.update(f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -90,6 +88,6 @@ def short_code(state: Mapping[str, Any]) -> str:
     """In a few words, for a table."""
     if state.get("ignored"):
         return "ignored"
-    what = state.get("source") or state.get("commit")
+    what = state.get("source") or state.get("commit") or ""
     changed = f" with changes {state['changes'][:8]}" if state.get("changes") else ""
-    return f"torchmem {state.get('torchmem')} {str(what)[:8]}{changed}"
+    return f"torchmem {state.get('torchmem')} {what[:8]}".rstrip() + changed

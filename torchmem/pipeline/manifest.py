@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torchmem
+from torchmem import __version__
 from torchmem.files import atomic_write
 from torchmem.pipeline.file import Pipeline
 from torchmem.pipeline.plan import MANIFEST, read_manifest
@@ -36,7 +36,7 @@ def note(pipeline: Pipeline, stage: str, facts: Mapping[str, Any], out: Path | N
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = read_manifest(pipeline.folder)
         content = {
-            "format": 1, "torchmem": torchmem.__version__, "pipeline": str(pipeline.path),
+            "format": 1, "torchmem": __version__, "pipeline": str(pipeline.path),
             "pipeline_sha256": pipeline.digest, "cache": str(pipeline.cache), "code": pipeline.code,
             "seeds": dict(pipeline.seeds), "stages": {**found.get("stages", {}), stage: dict(facts)},
         }  # fmt: skip

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shlex
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -59,12 +61,16 @@ def argv(words: Sequence[str], *, ours: bool) -> list[str]:
     return [sys.executable, *words[1:]] if words[0] in ("python", "python3") else list(words)
 
 
-def run_command(command: Sequence[str], log: Path, signals: Signals, keep: Sequence[int]) -> int:
-    """Run a command with its output added to `log`; returns its exit code (-9: killed by signal 9).
+def run_command(
+    command: Sequence[str], log: Path, signals: Signals, keep: Sequence[int]
+) -> tuple[int, dict[str, float]]:
+    """Run a command with its output added to `log`; returns its exit code (-9: killed by signal 9), and the seconds it
+    took: {"seconds": on the wall, "cpu_seconds": of all its processes}.
 
     keep: file descriptors that stay open in it, such as locks. It gets a session of its own: ctrl-C at a terminal would
     otherwise reach it twice, once from the terminal and once from here.
     """
+    began, before = time.monotonic(), _cpu_s()
     with open(log, "ab") as file:
         file.write(f"$ {shlex.join(command)}\n".encode())
         file.flush()
@@ -73,7 +79,14 @@ def run_command(command: Sequence[str], log: Path, signals: Signals, keep: Seque
             start_new_session=True,
         )  # fmt: skip
     with signals.to(process.pid):
-        return process.wait()
+        code = process.wait()
+    return code, {"seconds": round(time.monotonic() - began, 1), "cpu_seconds": round(_cpu_s() - before, 1)}
+
+
+def _cpu_s() -> float:
+    """Seconds of processor that this process's commands, ended and waited for, have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def tail(log: Path, start: int, lines: int = 20) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import logging
 import os
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,26 +112,24 @@ class Runner:
         log.info("%s: %s (%s); log: %s", stage.name, "goes on" if unfinished else "runs", verdict.why, entry.log)
         start = entry.log.stat().st_size if entry.log.exists() else 0
         lines = {place: len(read_records(place)) for place in _places(entry.out)}
-        began = time.monotonic()
         entry.holder(held[0], f"process {os.getpid()} on {os.uname().nodename}, or the command it started,")
-        code = process.run_command(command, entry.log, self.signals, held)
-        seconds = round(time.monotonic() - began, 1)
+        code, took = process.run_command(command, entry.log, self.signals, held)
         fault = f"ended with code {code}" if code else None
         files = measured(entry.out) if fault is None else {}
         if fault is None and not files:
             fault = "has written nothing into ${out}"
         if fault is None:
-            done = self._finish(verdict, entry, command, files, lines, seconds)
+            done = self._finish(verdict, entry, command, files, lines, took)
             self.planner.made(stage, entry, done)
             self.states[stage.name] = "done"
             self._note(stage, "done", verdict, entry, done)
-            log.info("%s: done in %.1f s", stage.name, seconds)
+            log.info("%s: done in %.1f s (%.1f s of CPU)", stage.name, took["seconds"], took["cpu_seconds"])
             if self.signals.number is not None:
                 raise Interrupted(self.signals.number, stage.name)
             return
         stopped = self.signals.number is not None
         self.states[stage.name] = FAILED
-        self._note(stage, "interrupted" if stopped else FAILED, verdict, entry, {"seconds": seconds})
+        self._note(stage, "interrupted" if stopped else FAILED, verdict, entry, took)
         if self.signals.number is not None:
             raise Interrupted(self.signals.number, stage.name)
         end = process.tail(entry.log, start)
@@ -147,7 +144,7 @@ class Runner:
 
     def _finish(
         self, verdict: Verdict, entry: Entry, command: list[str], files: Mapping[str, Any], lines: Mapping[Path, int],
-        seconds: float,
+        took: Mapping[str, float],
     ) -> dict[str, Any]:  # fmt: skip
         """The stage's line in the provenance log of its output, then the completion record."""
         stage, parts = verdict.stage, verdict.parts
@@ -160,16 +157,16 @@ class Runner:
             argv=command,
             stage={
                 "name": stage.name, "key": entry.key, "parts": dict(parts), "pipeline": str(self.pipeline.path),
-                "pipeline_sha256": self.pipeline.digest, "seconds": seconds, "log": str(entry.log),
+                "pipeline_sha256": self.pipeline.digest, "log": str(entry.log), **took,
             },
         )  # fmt: skip
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        return entry.finish(stage.name, parts, files, date=date, seconds=seconds, record=record["id"])
+        return entry.finish(stage.name, parts, files, date=date, **took, record=record["id"])
 
     def _note(
         self, stage: Stage, state: str, verdict: Verdict, entry: Entry, facts: Mapping[str, Any]
     ) -> None:
-        told = {key: facts[key] for key in ("content", "seconds", "date", "record") if key in facts}
+        told = {key: facts[key] for key in ("content", "seconds", "cpu_seconds", "date", "record") if key in facts}
         whole = {"state": state, "key": entry.key, "parts": dict(verdict.parts), "output": str(entry.out), **told}
         note(self.pipeline, stage.name, whole, entry.out if state == "done" else None)
 
