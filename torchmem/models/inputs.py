@@ -54,7 +54,8 @@ def concat_keys(values: Mapping[str, Tensor], spaces: Mapping[str, Space], squas
             feature = F.one_hot(value.clamp(min=0), space.classes or 2).flatten(-2).float()
             parts.append(torch.where(present, feature, 0.0))
             continue
-        feature = value.float()
+        wide = value.dtype == torch.float64 and space.dtype != "float64"  # a simulator that computes in float64
+        feature = value if wide else value.float()
         if space.low == -math.inf:
             present = (value != -torch.inf).all(-1, keepdim=True)
             feature = torch.where(present, feature, 0.0)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from torchmem.models.fused import widen
 from torchmem.models.heads import PolicyHead
 from torchmem.models.inputs import concat_keys, split_spaces
 from torchmem.models.ppo.config import PPOConfig
@@ -73,7 +74,7 @@ class Encoder(nn.Module):
         if self.images:
             image = torch.cat([obs[key] for key in self.images], -1)
             lead = image.shape[:-3]
-            parts.append(self.cnn(image.flatten(0, -4).float() / 255).unflatten(0, lead))
+            parts.append(self.cnn(widen(image.flatten(0, -4)) / 255).unflatten(0, lead))
         return torch.cat(parts, -1)
 
 

@@ -69,7 +69,8 @@ class AgentLoop:
             vector = self.action_vector(action).to(read["value"].dtype)
         if self.packing.has_action:
             kept = kept._replace(action=vector)
-        return Acted(kept, action, vector, read["value"], params, self.agent.memory_of(kept))
+        # a node of its own: gradients for it are those of the way through the world, without the agent's own memory
+        return Acted(kept, action, vector.clone(), read["value"], params, self.agent.memory_of(kept))
 
     def action_vector(self, actions: Mapping[str, Tensor]) -> Tensor:
         """Actions (..., *shape) as the world takes them -> (..., A), integers one-hot."""

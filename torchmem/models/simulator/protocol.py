@@ -142,9 +142,9 @@ class Paths:
 class Acted(NamedTuple):
     """What the frozen agent made of one observation. Tensors are the graph's own: gradients can be asked for them."""
 
-    carry: Any  # after the observation, edits applied; `carry.action` is the vector below
+    carry: Any  # after the observation, edits applied; its `action`, if it has one, is the vector, for the agent alone
     action: dict[str, Tensor]  # (B, ...) as the world would take it, without gradient
-    vector: Tensor  # (B, A), straight-through
+    vector: Tensor  # (B, A), straight-through; what the world gets
     value: Tensor  # (B,)
     params: dict[str, Tensor]  # logits.<key> (B, ..., classes), or mean.<key> and std.<key>
     memory: Tensor  # (B, M), `agent.memory_of(carry)`
