@@ -141,7 +141,7 @@ def append_record(
         "platform": platform.platform(), "inputs": dict(inputs), "outputs": by_entry(hashes), **more,
         "parents": parents,
     }  # fmt: skip
-    record = {"id": _record_id(record), **record}
+    record = json.loads(json.dumps({"id": _record_id(record), **record}))  # as it will be read: lists for tuples
     with open(log_of(path), "ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
         file.seek(0, os.SEEK_END)

@@ -17,6 +17,7 @@ from torchmem.pipeline.run import StageFailed
 
 # python -c SLOW out folder [quick]: writes half, says so, waits for folder/go, writes the other half
 SLOW = """
+code: ignore
 folder: {folder}
 cache: {cache}
 stages:
