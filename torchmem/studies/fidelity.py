@@ -55,8 +55,9 @@ def measure_fidelity(
 
     simulator: a run of `torchmem simulator train`, or of a dreamer or r2i agent. recording: its own, of which the
     levels that training held out are taken, or another one, likewise (a level's side depends on its name alone).
-    all_levels: take every episode: for recordings that training never saw. gate, limit: the simulator passes where its
-    error over steps 1..gate is surely below `limit` times that of copying the last frame.
+    all_levels: take every episode, of a recording that training never saw; always so for dreamer and r2i, whose
+    training levels are never recorded. gate, limit: the simulator passes where its error over steps 1..gate is surely
+    below `limit` times that of copying the last frame.
 
     Raises CheckpointError, RecordingError, ConfigError for what cannot be read or does not fit.
     """
@@ -65,8 +66,8 @@ def measure_fidelity(
     world, loop, home = load_simulator(simulator, agent, device)
     rec = Recording(recording)
     check_recording(rec, world.spec)
-    share = getattr(getattr(world, "config", None), "held_out", 0.1)
-    chosen = list(range(len(rec.episodes))) if all_levels else split_levels(rec, share)[1]
+    trained = hasattr(world, "config")  # an agent's own world model learnt from other levels than are recorded
+    chosen = split_levels(rec, world.config.held_out)[1] if trained and not all_levels else range(len(rec.episodes))
     chosen = chosen[:episodes]
     rows = list(read_rows(rec, loop, chosen, seed))
     places = spread_places(rows, each, horizon, seed)

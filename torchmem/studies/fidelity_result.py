@@ -115,7 +115,7 @@ class FidelityResult(Result):
             if what != known[0]:
                 ax.get_legend().remove()  # type: ignore[union-attr]
             else:
-                ax.legend(frameon=False, fontsize=8, loc="upper left")
+                ax.legend(frameon=False, fontsize=8, loc="center right")
         ax = axes[len(known)]
         ax.plot([0, 1], [0, 1], color="0.6", lw=1)
         ax.plot(self.calibration[:, 0], self.calibration[:, 1], "o-", color=COLOURS[0])

@@ -7,6 +7,7 @@ is collected; replay is filled once, from the levels that are not held out.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class SimulatorExperiment(Experiment):
         if config.replay.long_term is not None or config.log.collect or config.trainer.policy_device:
             raise ConfigError("replay.long_term, log.collect and trainer.policy_device are not for agent=simulator")
         self.logdir, self.batch = Path(str(config.logdir)), config.batch // processes.size
+        self.snapshots = Snapshots(self.logdir, processes, config.save.keep)
         agent = self._frozen_agent(device)
         self.spec = agent.spec
         try:
@@ -67,7 +69,6 @@ class SimulatorExperiment(Experiment):
         self.agent.dtype = torch.bfloat16 if config.trainer.precision == "bfloat16" else torch.float32
         self.learner = Learner(self.agent, self.batch, config.length, config.seed, processes)
         self.clock = Clock(self.spec.action_repeat)
-        self.snapshots = Snapshots(self.logdir, processes, config.save.keep)
         self.taps, self.replay = None, None  # type: ignore[assignment]
         self._rows: list[dict[str, np.ndarray]] | None = None
         self.look = LOOK.format(logdir=self.logdir)
@@ -76,11 +77,13 @@ class SimulatorExperiment(Experiment):
         """The agent in the loop: the copy that the run keeps, made of `env.agent` when it begins."""
         copy, source = self.logdir / FROZEN, self.config.env.agent
         try:
-            if not copy.is_dir():
+            if self.snapshots.latest() is None:
                 if not source or not self.config.env.path:
                     raise ConfigError("agent=simulator needs env=recording with env.path=RECORDING and env.agent=RUN")
                 if self.processes.main:
-                    save_agent(load(source), copy)
+                    agent = load(source)
+                    shutil.rmtree(copy, ignore_errors=True)  # of a start that failed
+                    save_agent(agent, copy)
                 self.processes.barrier()
             return load(copy, device)
         except CheckpointError as error:
