@@ -280,6 +280,10 @@ ELSEWHERE = {
         "torchmem.studies.dream_command:fill",
         "Let a world model dream, and decode where it believes to be: divergence from what came, against chance.",
     ),
+    "vitals": (
+        "torchmem.studies.vitals_command:fill",
+        "Health, food, drink, energy in Crafter: actions by level, unlocks, deaths; and an agent that is shown others.",
+    ),
     "trajectories": (
         "torchmem.analysis._trajectories_command:fill",
         "Draw where the agent went: paths and occupancy on the world's map, films of what it saw, how much it met.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from torchmem.errors import TorchmemError
 
-GRID = (9, 2)  # columns and rows of the bar; the picture has 9 x 9 cells
+GRID = (9, 2)  # columns and rows of the bar
 VITALS = ("health", "food", "drink", "energy")  # the first items of the inventory
 HIGHEST = 9
 SCHEMES = ("uniform", "one_low")
@@ -31,30 +32,42 @@ def draw_vitals(scheme: str, count: int, rng: np.random.Generator) -> np.ndarray
     return out
 
 
-def check_recording(recording: Any) -> None:
-    """Raise BarError where a recording is not of Crafter with pictures and inventory, or its bar is drawn otherwise."""
-    for name in ("inventory", "obs.image"):
-        if name not in recording.covariates:
-            raise BarError(f"{recording.path} holds no {name!r}: other vitals can be shown to agents in Crafter only")
-    rows = np.unique(np.linspace(0, recording.steps - 1, 4).astype(int))
-    pictures, inventory = recording.covariates["obs.image"][rows], recording.covariates["inventory"][rows]
-    if not np.array_equal(with_inventory(pictures, inventory), pictures):
-        raise BarError(f"{recording.path}: the status bar is not the lowest two of nine rows of the picture, as in "
-                       f"stock Crafter, so it cannot be drawn anew")  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """Where the status bar lies in the pictures of a recording: its upper left pixel, and the side of an item."""
 
+    top: int
+    left: int
+    unit: int
 
-def with_inventory(pictures: np.ndarray, inventory: np.ndarray) -> np.ndarray:
-    """Pictures (n, side, side, 3) uint8 with the bar of the inventories (n, 16), counts from 0 to 9."""
-    if pictures.ndim != 4 or pictures.shape[1] != pictures.shape[2] or pictures.shape[1] < 4 * GRID[0]:
-        raise BarError(f"pictures of Crafter are (n, side, side, 3), got {pictures.shape}")
-    side = pictures.shape[1]
-    unit = side // GRID[0]
-    edge = (side - GRID[0] * unit) // 2
-    top = edge + unit * (GRID[0] - GRID[1])
-    out = pictures.copy()
-    for picture, counts in zip(out, inventory):
-        picture[top : top + GRID[1] * unit, edge : edge + GRID[0] * unit] = bar(tuple(int(n) for n in counts), unit)
-    return out
+    @classmethod
+    def of(cls, recording: Any) -> Bar:
+        """Found by drawing the bar of recorded inventories. Raises BarError where there is none."""
+        for name in ("inventory", "obs.image"):
+            if name not in recording.covariates:
+                raise BarError(f"{recording.path} holds no {name!r}: other vitals can be shown in Crafter only")
+        rows = np.unique(np.linspace(0, recording.steps - 1, 4).astype(int))
+        pictures, inventory = recording.covariates["obs.image"][rows], recording.covariates["inventory"][rows]
+        if pictures.ndim != 4 or pictures.shape[1] != pictures.shape[2] or inventory.ndim != 2:
+            raise BarError(f"{recording.path}: pictures of Crafter are (side, side, 3), not {pictures.shape[1:]}")
+        side = pictures.shape[1]
+        unit = side // GRID[0]
+        for top in range(side - GRID[1] * unit, -1, -1):
+            for left in sorted({(side - GRID[0] * unit) // 2, 0}):
+                found = cls(top, left, unit)
+                if np.array_equal(found.draw(pictures, inventory), pictures):
+                    return found
+        raise BarError(f"{recording.path}: the recorded inventory is nowhere to be seen in the pictures, so its bar "
+                       f"cannot be drawn anew")  # fmt: skip
+
+    def draw(self, pictures: np.ndarray, inventory: np.ndarray) -> np.ndarray:
+        """Pictures (n, side, side, 3) uint8 with the bars of the inventories (n, 16), counts from 0 to 9."""
+        out = pictures.copy()
+        rows = slice(self.top, self.top + GRID[1] * self.unit)
+        columns = slice(self.left, self.left + GRID[0] * self.unit)
+        for picture, counts in zip(out, inventory):
+            picture[rows, columns] = bar(tuple(int(n) for n in counts), self.unit)
+        return out
 
 
 @functools.lru_cache(4096)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchmem.analysis.decode_dreams import AWAKE, DreamBatch
-from torchmem.studies.crafter_bar import VITALS, changed, draw_vitals, with_inventory
+from torchmem.studies.crafter_bar import VITALS, Bar, changed, draw_vitals
 from torchmem.studies.dream_seeds import SEEDS, encode, seeded
 from torchmem.studies.dream_tracks import DreamError, choose_starts, direct, observe, read_steps, watching
 from torchmem.surgery.record import weights_hash
@@ -79,6 +79,7 @@ class Source:
         self.wake = _pick(self.seen.states, kept)
         self.wake_sites = {name: self.seen.sites[name][kept] for name in plan.sites}
         self.wake_episode = recording.episode[asked[kept]]
+        self.bar = Bar.of(recording) if "A'" in plan.conditions else None
         self.hungry = None
         if "A'" in plan.conditions and plan.vitals_from == "warmup":
             self.hungry = observe(model, recording, begun, begun.row, begun.track, plan.sites, seed=plan.seed,
@@ -167,9 +168,10 @@ class Source:
 
     def _other_vitals(self, obs: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Pictures whose status bars show vitals drawn at random, per row."""
+        assert self.bar is not None  # this is only asked for A'
         drawn = draw_vitals(self.plan.vitals, len(rows), np.random.default_rng([self.plan.seed, int(rows[0])]))
         inventory = changed(self.recording.covariates["inventory"][rows], dict(zip(VITALS, drawn.T)))
-        return {"image": with_inventory(obs["image"], inventory)}
+        return {"image": self.bar.draw(obs["image"], inventory)}
 
     def _recorded_actions(self, rows: np.ndarray) -> dict[str, Tensor]:
         """(n, H, ...) actions from these rows on; zeros after the end of the episode, where nothing is compared."""

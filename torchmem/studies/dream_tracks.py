@@ -197,7 +197,7 @@ def read_steps(agent: Any, recording: Any, rows: np.ndarray, alter: Alter | None
     missing = [name for name in names.values() if name not in recording.covariates]
     if missing:
         hint = "record again without --no-observations" if missing[0].startswith("obs.") else "is it of this agent?"
-        raise DreamError(f"{recording.path} holds no {missing[0]!r}, which this agent needs to dream: {hint}")
+        raise DreamError(f"{recording.path} holds no {missing[0]!r}, which this agent needs: {hint}")
     flat, back = np.unique(rows, return_inverse=True)
     raw = {key: np.asarray(recording.covariates[name][flat]) for key, name in names.items()}
     if alter is not None:

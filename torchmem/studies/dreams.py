@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from torchmem.analysis.decode_dreams import DreamBatch
-from torchmem.studies.crafter_bar import SCHEMES, check_recording
+from torchmem.studies.crafter_bar import SCHEMES
 from torchmem.studies.dream_seeds import NULLS
 from torchmem.studies.dream_source import CONDITIONS, OTHER, Plan, Source
 from torchmem.studies.dream_tracks import DreamError, watching
@@ -85,8 +85,6 @@ def _check(plan: Plan, model: Any, recording: Any) -> None:
         raise DreamError(f"{OTHER!r} replays the actions of other episodes: give actions='replayed'")
     if model.edits and set(plan.conditions) - {"A", OTHER}:
         raise DreamError("while edits hold, dreams begin as A only: noise and pictures pass the edits by")
-    if "A'" in plan.conditions:
-        check_recording(recording)
     column = recording.covariates[plan.target]
     if column.shape[1:] != (2,):
         raise DreamError(f"{plan.target} has {column.shape[1:]} per step; a position has (2,)")
