@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import torchmem.models.ppo.cores as cores
 from torchmem.models.ppo.cores import Core, GRUCore, LSTMCore, Memory, kernels, make_core
 from torchmem.models.ppo.gru_scan import GRUScan
 from torchmem.models.ppo.lstm_scan import LSTMScan
@@ -57,7 +58,11 @@ def test_whole_and_packed_are_the_steps(kind, resets):
     core = make(kind)
     expected = results(core, core.stepwise, resets)
     kernel = kernels.gru if kind == "gru" else kernels.lstm
-    for way in (core.whole, lambda *a: core.packed(kernel, *a)):
+    ways = [core.whole, lambda *a: core.packed(kernel, *a)]
+    if isinstance(core, LSTMCore):
+        cuts = sorted({t for _, t in RESETS[resets] if t})
+        ways.append(lambda x, first, memory: core.in_runs(x, first, memory, cuts))
+    for way in ways:
         for a, b in zip(results(core, way, resets), expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
@@ -67,6 +72,17 @@ def test_in_float32_they_agree_to_a_millionth(kind):
     core = make(kind, torch.float32)
     for a, b in zip(results(core, core.whole, "all kinds"), results(core, core.stepwise, "all kinds"), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("resets", ["none", "first", "middle"])
+def test_few_resets_are_left_to_the_library(resets, monkeypatch):
+    """Counted for all rows together: "middle" has two steps with a reset."""
+    core, seen = make("lstm", torch.float32), []
+    monkeypatch.setattr(cores, "RUN", 3)  # of 7 steps: two runs at most
+    monkeypatch.setattr(core, "in_runs", lambda *a: seen.append(a[-1]) or LSTMCore.in_runs(core, *a))
+    for a, b in zip(results(core, core.whole, resets), results(core, core.stepwise, resets), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6)
+    assert seen == ([] if resets == "middle" else [[]])
 
 
 @pytest.mark.parametrize("kind", [GRUCore, LSTMCore])
