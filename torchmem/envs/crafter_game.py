@@ -14,14 +14,17 @@ from typing import Any
 
 import crafter
 import numpy as np
-from crafter import objects
+from crafter import constants, engine, objects
 
 from torchmem.envs.crafter_config import CrafterConfig
 from torchmem.envs.crafter_map import read_map
+from torchmem.envs.crafter_picture import InventoryView, MaterialView, NoSemantics
 from torchmem.envs.crafter_terrain import MOBS, Kept, fill_world, free_tiles, package_state
 from torchmem.envs.crafter_view import EgocentricView
 
-VIEW = (9, 7)  # columns and rows of cells in view; two more rows show the inventory
+VIEW = (9, 7)  # columns and rows of cells in view
+ITEM_ROWS = 2  # below them, for the inventory
+CHUNK = (12, 12)  # tiles in which creatures are balanced
 COWS, RENDER = 1, 2  # streams beside sim
 
 
@@ -30,8 +33,14 @@ class Game(crafter.Env):
 
     def __init__(self, config: CrafterConfig) -> None:
         side = config.image
-        super().__init__(area=config.size, size=(side, side), length=config.length, seed=0)
         self.config = config
+        self._area, self._length, self._reward = config.size, config.length, True
+        self._view, self._size = np.array((VIEW[0], VIEW[1] + ITEM_ROWS)), np.array((side, side))
+        self._world = engine.World(config.size, constants.materials, CHUNK)  # pyright: ignore[reportAttributeAccessIssue]
+        self._local_view = MaterialView(self._world, VIEW)
+        self._item_view = InventoryView((VIEW[0], ITEM_ROWS))
+        kinds = [objects.Player, objects.Cow, objects.Zombie, objects.Skeleton, objects.Arrow, objects.Plant]
+        self._sem_view = NoSemantics(self._world, kinds)
         self.drawn = None if config.map is None else read_map(config.map)
         self._kept: tuple[tuple[int, int], Kept] | None = None
         self._noise = np.random.RandomState(0)
@@ -39,7 +48,7 @@ class Game(crafter.Env):
         self._ego: EgocentricView | None = None
         if config.egocentric_view:
             self._ego = EgocentricView(
-                self._world, self._textures, config.egocentric_view, side, config.upright_sprites)
+                self._world, config.egocentric_view, side, config.upright_sprites)
 
     def open(self, seed: int, episode: int = 1, spawn: np.random.RandomState | None = None) -> None:
         """Episode 1, 2, ... of crafter.Env(seed=seed), as far as the config leaves it that. spawn: see above."""
@@ -99,11 +108,16 @@ class Game(crafter.Env):
 
     def semantic(self) -> np.ndarray:
         """uint8 (rows, columns) of the cells in view: materials, and creatures above them; 0 outside the world."""
-        whole = self._sem_view()  # [x, y]
-        columns, rows = VIEW
-        padded = np.pad(whole, ((columns // 2, columns // 2), (rows // 2, rows // 2)))
-        x, y = self.player.pos
-        return np.ascontiguousarray(padded[x:x + columns, y:y + rows].T)
+        world, (columns, rows) = self._world, VIEW
+        seen = np.zeros((rows, columns), np.uint8)
+        left, top = int(self.player.pos[0]) - columns // 2, int(self.player.pos[1]) - rows // 2
+        x, y = slice(max(left, 0), left + columns), slice(max(top, 0), top + rows)
+        part = world._mat_map[x, y].T.copy()
+        creatures = world._obj_map[x, y].T
+        for place in zip(*np.nonzero(creatures)):
+            part[place] = self._sem_view._obj_ids[type(world._objects[creatures[place]])]
+        seen[y.start - top : y.start - top + part.shape[0], x.start - left : x.start - left + part.shape[1]] = part
+        return seen
 
     @property
     def _night(self) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from crafter import engine, objects
 
+from torchmem.envs.crafter_picture import InventoryView, textures
+
 INVENTORY = (9, 2)  # columns and rows of items
 SPRITE = "player-down"  # always the same, so that it does not tell the direction
 
@@ -25,13 +27,13 @@ def right_of(facing: Any) -> tuple[int, int]:
 class EgocentricView:
     """tiles: columns, of side // tiles pixels. Rows: as many as fit above the inventory, the player's among them."""
 
-    def __init__(self, world: Any, textures: Any, tiles: int, side: int, upright: bool) -> None:
-        self.unit, self.side, self._world, self._textures = side // tiles, side, world, textures
+    def __init__(self, world: Any, tiles: int, side: int, upright: bool) -> None:
+        self.unit, self.side, self._world, self._textures = side // tiles, side, world, textures()
         bar = INVENTORY[1] * side // INVENTORY[0]
         self.columns, self.rows = tiles, tiles - math.ceil(bar / self.unit)
         self._upright = upright
-        self._light = engine.LocalView(world, textures, [self.columns, self.rows])  # lends its night and sleep
-        self._items = engine.ItemView(textures, INVENTORY)
+        self._light = engine.LocalView(world, textures(), [self.columns, self.rows])  # lends its night and sleep
+        self._items = InventoryView(INVENTORY)
 
     def __call__(self, player: Any) -> np.ndarray:
         """uint8 (side, side, 3)."""
