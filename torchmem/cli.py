@@ -304,6 +304,10 @@ ELSEWHERE = {
         "torchmem.studies.simulator_command:fill_simulate",
         "Let an agent act in its simulator and keep the rollouts as a recording.",
     ),
+    "provenance": (
+        "torchmem.pipeline.command:fill_provenance",
+        "Tell what an artefact was made from, by which code and settings, back to the training run.",
+    ),
 }
 
 
@@ -329,14 +333,6 @@ def pipeline(parser: argparse.ArgumentParser) -> Action:
     from torchmem.pipeline.file import Verbs
 
     return fill_pipeline(parser, say, lambda: Verbs(tuple(VERBS), fault))
-
-
-@verb("provenance")
-def provenance(parser: argparse.ArgumentParser) -> Action:
-    """Tell what an artefact was made from, by which code and settings, back to the training run."""
-    from torchmem.pipeline.command import fill_provenance
-
-    return fill_provenance(parser, say)
 
 
 def fault(words: Sequence[str]) -> str | None:

@@ -108,7 +108,7 @@ class _Starts:
     def __init__(
         self, world: Any, loop: Any, init: str, recording: Any, samples: int, guess: bool, seed: int, device: str
     ) -> None:
-        self.world, self.init, self.guess, self.device = world, init, guess, device
+        self.world, self.init, self.guess = world, init, guess
         generator = torch.Generator(device).manual_seed(seed * 1009 + 500)
         self.latent: Tensor | None = None
         self.places: list[tuple[int, int]] = []
@@ -132,7 +132,7 @@ class _Starts:
     def _context(self, rows: Sequence[int]) -> Any:
         places = [self.places[row] for row in rows]
         batch = windows_at(self.rows, places, self.world.context, 1)
-        batch = {key: value.to(self.device) for key, value in batch.items()}
+        batch = {key: value.to(self.world.device) for key, value in batch.items()}
         return cut_window(batch, self.world.spec, self.world.context).context
 
     @torch.no_grad()

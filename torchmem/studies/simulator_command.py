@@ -17,7 +17,10 @@ def fill_simulator(parser: argparse.ArgumentParser, say: Say) -> Act:
     train.add_argument("--agent", required=True, metavar="RUN", help="the agent in the loop: run, snapshot or folder")
     train.add_argument("--out", required=True, metavar="FOLDER", help="of the run; goes on where it stopped")
     train.add_argument("--preset", metavar="NAME", help="irl_rssm: the original's sizes and losses (64 x 64 images)")
-    train.add_argument("words", nargs="*", metavar="key=value", help="settings, as for train.py; see its --help")
+    train.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="such as steps=1e6; torchmem train --keys agent=simulator env=recording lists them all",
+    )  # fmt: skip
 
     report = verbs.add_parser("report", help="measure it on levels held out, beside copying the last frame")
     report.add_argument("simulator", metavar="SIM", help="its run folder, or that of a dreamer or r2i agent")
@@ -33,13 +36,11 @@ def fill_simulator(parser: argparse.ArgumentParser, say: Say) -> Act:
 
     def act(given: argparse.Namespace) -> int:
         if given.what == "train":
-            from torchmem.training.config import compose
-            from torchmem.training.loop import run
+            from torchmem.training.command import main
 
             words = ["agent=simulator", "env=recording", f"env.path={given.recording}", f"env.agent={given.agent}"]
-            words += [f"logdir={given.out}", *([f"preset={given.preset}"] if given.preset else []), *given.words]
-            run(compose(words))
-            return 0
+            words += [f"logdir={given.out}", *([f"preset={given.preset}"] if given.preset else []), *given.set]
+            return main(words)
         from torchmem.result import load_result
         from torchmem.studies.fidelity import report_fidelity
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from torchmem.models.simulator.agent_loop import AgentLoop
+from torchmem.models.simulator.packing import map_carry
 from torchmem.models.simulator.window import MEMORY
 from torchmem.recording import Recording
 from torchmem.training.typed import ConfigError
@@ -85,26 +86,28 @@ def _read(rec: Recording, spec: EnvSpec, episode: int) -> Rows:
 @torch.no_grad()
 def carry_rows(loop: AgentLoop, episodes: Sequence[Rows], generator: torch.Generator) -> list[np.ndarray]:
     """What the agent carries after each step of some episodes: (T, P) each."""
-    agent, count = loop.agent, len(episodes)
-    lengths = [len(rows["reward"]) for rows in episodes]
-    packed = np.zeros((count, max(lengths), loop.packing.size), np.float32)
-    carry = agent.initial(count)
-    keys = (*agent.spec.obs, *agent.spec.action, "is_first")
-    for t in range(max(lengths)):
+    agent = loop.agent
+    order = sorted(range(len(episodes)), key=lambda i: -len(episodes[i]["reward"]))  # those still open come first
+    lengths = [len(episodes[i]["reward"]) for i in order]
+    packed = [np.zeros((length, loop.packing.size), np.float32) for length in lengths]
+    carry = agent.initial(len(order))
+    for t in range(lengths[0]):
+        count = sum(length > t for length in lengths)
+        carry = map_carry(lambda part: part[:count], carry)  # noqa: B023 (called at once)
         now = {
-            key: torch.from_numpy(np.stack([rows[key][min(t, n - 1)] for rows, n in zip(episodes, lengths)]))
-            for key in keys
+            key: torch.from_numpy(np.stack([episodes[i][key][t] for i in order[:count]])).to(agent.device)
+            for key in (*agent.spec.obs, *agent.spec.action)
         }
-        now = {key: value.to(agent.device) for key, value in now.items()}
-        obs = {key: now[key] for key in (*agent.spec.obs, "is_first")}
-        obs["is_first"] = torch.full_like(obs["is_first"], t == 0)
+        obs = {key: now[key] for key in agent.spec.obs}
+        obs["is_first"] = torch.full((count,), t == 0, device=agent.device)
         noise = dataclasses.replace(agent.acting_noise(count, generator), action=None)
         _, carry, _ = agent.policy(obs, carry, noise)
         if loop.packing.has_action:
             vector = loop.action_vector({key: now[key] for key in agent.spec.action})
             carry = carry._replace(action=vector.to(carry.action.dtype))
-        packed[:, t] = loop.packing.pack(carry).cpu().numpy()
-    return [packed[i, :n] for i, n in enumerate(lengths)]
+        for rows, values in zip(packed, loop.packing.pack(carry).cpu().numpy()):
+            rows[t] = values
+    return [packed[order.index(i)] for i in range(len(order))]
 
 
 def windows_at(episodes: Sequence[Rows], places: Iterable[tuple[int, int]], context: int, steps: int) -> dict[str, Any]:
