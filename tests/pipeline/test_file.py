@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.pipeline.planted import read
-from torchmem.cli import fault, main
+from torchmem.cli import VERBS, fault, main
+from torchmem.pipeline.file import Verbs, read_pipeline
 from torchmem.pipeline.stage import PipelineError, Stage, option_words, render
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "pipelines").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,12 @@ def test_words_of_a_verb_are_checked_by_the_verb_itself(tmp_path, capsys, stage,
     err = capsys.readouterr().err
     assert f"{path}:4:3: stage x: " in err and told in err
     assert not (tmp_path / "run").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_are_right(path):
+    """Every word of every stage, as the verbs of today read it."""
+    assert read_pipeline(path, Verbs(tuple(VERBS), fault)).stages
 
 
 def test_right_words_have_no_fault():

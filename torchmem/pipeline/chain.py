@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchmem.artefact import CARDS, RECORDS, ArtefactError, content_hash, last_record, unaltered
+from torchmem.artefact import CARDS, RECORDS, ArtefactError, content_hash, last_record, read_records, unaltered
 from torchmem.pipeline.key import short_code
 
 
@@ -40,6 +40,7 @@ def _node(path: Path, content: str | None, check: bool, above: tuple[Path, ...])
     if None not in (content, recorded) and content != recorded:
         faults.append(f"MADE ANEW: {content} was read, the record is of {recorded}")
     content = content or recorded
+    record = _with_stage(record, path)
     if check and path.exists() and content is not None and content_hash(path) != content:
         faults.append("CHANGED: its files are not those of this record")
     inputs = {} if record is None else record.get("inputs") or {}
@@ -48,6 +49,16 @@ def _node(path: Path, content: str | None, check: bool, above: tuple[Path, ...])
         "path": str(path), "content": content, "record": record, "notes": [*notes, *faults], "altered": bool(faults),
         "inputs": deeper,
     }  # fmt: skip
+
+
+def _with_stage(record: dict[str, Any] | None, path: Path) -> dict[str, Any] | None:
+    """A result that a stage put into its folder: the stage knows all that was read, the result only its recording."""
+    if record is None or "stage" in record:
+        return record
+    for whole in reversed(read_records(path.parent)):
+        if "stage" in whole and path.name in whole["outputs"]:
+            return {**record, "stage": whole["stage"], "inputs": {**whole["inputs"], **(record.get("inputs") or {})}}
+    return record
 
 
 def _content_in(record: Mapping[str, Any], path: Path) -> str | None:
@@ -78,14 +89,17 @@ def _card(path: Path) -> dict[str, Any] | None:
 
 def tree(node: Mapping[str, Any]) -> str:
     """The chain as text: the artefact, then what it was made from, each one level deeper."""
-    return "\n".join(_lines(node, "", ""))
+    return "\n".join(_lines(node, "", "", set()))
 
 
-def _lines(node: Mapping[str, Any], first: str, rest: str) -> list[str]:
+def _lines(node: Mapping[str, Any], first: str, rest: str, shown_before: set[tuple[str, str]]) -> list[str]:
     record, content = node["record"], node["content"]
     path = Path(node["path"])
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     lines = [f"{first}{shown}{f'  [{content[:8]}]' if content else ''}"]
+    if (node["path"], content) in shown_before:
+        return [f"{lines[0]}  as above"]
+    shown_before.add((node["path"], content))
     about = list(node["notes"])
     if record is not None:
         about += _about(record)
@@ -93,7 +107,7 @@ def _lines(node: Mapping[str, Any], first: str, rest: str) -> list[str]:
     lines += [f"{bar}{line}" for line in about]
     for i, child in enumerate(node["inputs"]):
         last = i == len(node["inputs"]) - 1
-        lines += _lines(child, f"{rest}{'└─' if last else '├─'} ", f"{rest}{'   ' if last else '│  '}")
+        lines += _lines(child, f"{rest}{'└─' if last else '├─'} ", f"{rest}{'   ' if last else '│  '}", shown_before)
     return lines
 
 
