@@ -38,8 +38,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # beside the rooms: entry points, which may know everything
     "cli": (
         "envs", "models", "training", "surgery", "analysis", "studies", "verify", "pipeline", "doctor", "cli_import",
+        "cli_verbs",
     ),
     "cli_import": ("envs", "models"),  # the verb with most branches, apart
+    "cli_verbs": (),  # names of functions, imported by none but the verb that is asked for
     "doctor": (),  # it must run where nothing else does
     "__init__": ("envs", "models", "training", "surgery", "analysis"),
 }

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from torchmem.cli_import import json_arguments
+from torchmem.cli_verbs import ELSEWHERE
 from torchmem.errors import TorchmemError
 
 Action = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -264,51 +265,6 @@ def record(parser: argparse.ArgumentParser) -> Action:
         return 0
 
     return act
-
-
-# verbs whose arguments live beside what they run: name -> (function of parser and say, help)
-ELSEWHERE = {
-    "probe": (
-        "torchmem.analysis._probe_command:fill",
-        "Decode a covariate from recorded sites: linear probes on episodes held out, each score beside its controls.",
-    ),
-    "tune": (
-        "torchmem.analysis._tune_command:fill",
-        "Rate maps and heading curves of every recorded unit: information, explained variance, fields, kinds of cells.",
-    ),
-    "dream": (
-        "torchmem.studies.dream_command:fill",
-        "Let a world model dream, and decode where it believes to be: divergence from what came, against chance.",
-    ),
-    "vitals": (
-        "torchmem.studies.vitals_command:fill",
-        "Health, food, drink, energy in Crafter: actions by level, unlocks, deaths; and an agent that is shown others.",
-    ),
-    "trajectories": (
-        "torchmem.analysis._trajectories_command:fill",
-        "Draw where the agent went: paths and occupancy on the world's map, films of what it saw, how much it met.",
-    ),
-    "study": (
-        "torchmem.studies.commands:fill",
-        "Run a whole study of a trained agent and write one folder: numbers, tables, figures and a page to read.",
-    ),
-    "updates": (
-        "torchmem.studies.updates.command:fill",
-        "Isolate what one update of the weights holds: change one thing, train on, take the difference away, salvage.",
-    ),
-    "simulator": (
-        "torchmem.studies.simulator_command:fill_simulator",
-        "Train a differentiable world around a frozen agent from a recording, and report how far it can be believed.",
-    ),
-    "simulate": (
-        "torchmem.studies.simulator_command:fill_simulate",
-        "Let an agent act in its simulator and keep the rollouts as a recording.",
-    ),
-    "provenance": (
-        "torchmem.pipeline.command:fill_provenance",
-        "Tell what an artefact was made from, by which code and settings, back to the training run.",
-    ),
-}
 
 
 def borrowed(name: str, home: str, text: str) -> None:

@@ -76,7 +76,7 @@ def simulate(
     if (init != "real" or guess) and not latents:
         raise ValueError(f"{simulator} is an agent's own world model, whose starts are no points of a space: init=real")
     given = _actions(loop, actions, horizon)
-    starts = _Starts(world, loop, init, recording, samples, guess, seed, device)
+    starts = Starts(world, loop, init, recording, samples, guess, seed, device)
     how = {
         "init": init, "samples": samples, "horizon": horizon, "actions": None if actions is None else list(actions),
         "guess": guess, "world_noise": world_noise, "action_noise": action_noise, "sees": sees, "seed": seed,
@@ -102,7 +102,7 @@ def simulate(
     return Recording(out)
 
 
-class _Starts:
+class Starts:
     """The starts of all samples, batch by batch."""
 
     def __init__(
