@@ -7,9 +7,13 @@ Saved for the backward pass of one convolution stage with P pooled values: 4 P +
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+native: Any = torch._C
 
 
 def widen(x: Tensor) -> Tensor:
@@ -67,6 +71,9 @@ class _MaxPool(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         (winner,) = ctx.saved_tensors
         rows, height, width, channels = grad.shape
+        if native._functorch.is_legacy_batchedtensor(grad):  # is_grads_batched, which cannot write in place
+            parts = [torch.stack([grad * (winner == 2 * i + j) for j in range(2)], 3) for i in range(2)]
+            return torch.stack(parts, 2).reshape(rows, 2 * height, 2 * width, channels)
         out = torch.empty((rows, height, 2, width, 2, channels), dtype=grad.dtype, device=grad.device)
         won = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device)  # mixed types would take ten times as long
         for i in range(2):

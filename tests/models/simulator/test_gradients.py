@@ -163,3 +163,20 @@ def test_given_actions_and_noise_are_what_is_used():
         rollout(net, loop, start, 1, sees="eyes")
     with pytest.raises(ValueError, match="leave it at frames"):
         rollout(net, loop, start, 1, sees="latent")
+
+
+@pytest.mark.parametrize("kind", tiny.AGENTS)
+def test_many_gradients_in_one_pass_are_those_of_one_after_the_other(kind):
+    """What saliency of many scalars builds on (is_grads_batched); images go through every fused operation."""
+    agent = tiny.AGENTS[kind](tiny.IMAGE)
+    net = tiny.simulator(agent, vision="irl").requires_grad_(False)
+    start = net.begin(tiny.context(tiny.IMAGE, net.agent_loop, rows=2))
+    start = Start(with_gradient(start.world), with_gradient(start.agent), start.is_first)
+    turns = rollout(net, net.agent_loop, start, 3).turns
+    scalars = torch.stack([turns[2].acted.value.sum(), *turns[2].acted.memory[:, :3].sum(0)])
+    frames = [turn.seen.obs["image"] for turn in turns]
+    many = torch.autograd.grad(scalars, frames, torch.eye(4), is_grads_batched=True, retain_graph=True)
+    for i, scalar in enumerate(scalars):
+        for a, b in zip(many, torch.autograd.grad(scalar, frames, retain_graph=True), strict=True):
+            torch.testing.assert_close(a[i], b, rtol=1e-4, atol=1e-7)
+    assert many[0].abs().max() > 0

@@ -134,6 +134,18 @@ def test_guessing_the_start_trains_its_converters_alone():
     assert touched == {"to_carry", "to_action"}
 
 
+def test_the_compiled_loss_is_one_graph_with_the_same_gradients():
+    net = tiny.simulator(tiny.ppo())
+    batch, noise = net.random_batch(2, 3), net.training_noise(2, 3, torch.Generator().manual_seed(0))
+    net.loss(batch, noise).total.backward()
+    eager = {name: p.grad.clone() for name, p in net.trained() if p.grad is not None}
+    net.zero_grad(set_to_none=True)
+    torch._dynamo.reset()
+    torch.compile(net.loss_parts, backend="aot_eager", fullgraph=True)(batch, noise)[0].backward()
+    for name, p in net.trained():
+        torch.testing.assert_close(p.grad, eager[name], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", tiny.AGENTS)
 def test_the_agent_stays_bit_for_bit(kind):
     agent = tiny.AGENTS[kind]()

@@ -9,6 +9,7 @@ import torch
 
 from tests.models.simulator import tiny
 from torchmem.models.simulator.model import SimulatorModel
+from torchmem.models.simulator.network import ContextGRU
 from torchmem.training.config import compose
 from torchmem.types import EnvSpec, Space
 
@@ -73,6 +74,14 @@ def test_starts_lie_on_the_sphere():
     torch.testing.assert_close(latent.norm(dim=-1), torch.ones(3))
     drawn = net.random_latent(5, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.norm(dim=-1), torch.ones(5))
+
+
+def test_the_gru_written_out_is_the_librarys():
+    gru = torch.nn.GRU(5, 4, batch_first=True)
+    x = torch.randn(3, 6, 5)
+    mine = ContextGRU(5, 4)
+    mine.load_state_dict({name.removesuffix("_l0"): value for name, value in gru.state_dict().items()})
+    torch.testing.assert_close(mine(x), gru(x)[0][:, -1])
 
 
 def test_what_does_not_fit_is_told():

@@ -157,7 +157,7 @@ class SimulatorModel(SimulatorNet):
         known = torch.where(window.first.unsqueeze(1), fresh, known)[:, : packing.guessed]
         action = self.actions_before(window)[:, 0]
         guess = (carry - known).square().sum(-1)
-        out["start"] = guess + cross_entropy(raw, action, self.spec)  # no action before a start: nothing is asked
+        out["start"] = guess + cross_entropy(raw, action, self.actions)  # no action before a start: nothing is asked
         return out
 
     @torch.no_grad()

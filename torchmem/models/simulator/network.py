@@ -8,8 +8,8 @@ Spec sections 3.1 to 3.3 (interpreting-rl-behavior); `LatentSimulator` of protoc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,37 @@ from torchmem.models.simulator.protocol import Context, Start, Stepped
 from torchmem.models.simulator.transition import TRANSITIONS, WorldState, feature
 from torchmem.models.simulator.views import Brush, Eye
 from torchmem.models.simulator.vision import Head, converter, unit
-from torchmem.types import EnvSpec
+from torchmem.types import EnvSpec, Space
+
+
+class ContextGRU(nn.Module):
+    """torch.nn.GRU's equations, written out: x (B, C, F) -> what it holds in the end (B, D). Compilation breaks off at
+    the library's own."""
+
+    weight_ih: nn.Parameter
+    weight_hh: nn.Parameter
+    bias_ih: nn.Parameter
+    bias_hh: nn.Parameter
+
+    def __init__(self, size_in: int, units: int) -> None:
+        super().__init__()
+        self.units = units
+        bound = 1 / math.sqrt(units)
+        for name, shape in (("weight_ih", (size_in,)), ("weight_hh", (units,)), ("bias_ih", ()), ("bias_hh", ())):
+            value = torch.empty(3 * units, *shape).uniform_(-bound, bound)
+            self.register_parameter(name, nn.Parameter(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = F.linear(x, self.weight_ih, self.bias_ih)
+        hidden = inputs.new_zeros(inputs.shape[0], self.units)
+        for gates in inputs.unbind(1):
+            (reset, update, new), (reset_h, update_h, new_h) = (
+                part.chunk(3, -1) for part in (gates, F.linear(hidden, self.weight_hh, self.bias_hh))
+            )
+            keep = torch.sigmoid(update + update_h)
+            new = torch.tanh(new + torch.sigmoid(reset + reset_h) * new_h)
+            hidden = (1 - keep) * new + keep * hidden
+        return hidden
 
 
 class StartEncoder(nn.Module):
@@ -34,7 +64,7 @@ class StartEncoder(nn.Module):
         super().__init__()
         self.eye = Eye(spec.obs, c, start=True)
         units = c.encoder_units
-        self.gru = nn.GRU(self.eye.size, units, batch_first=True)
+        self.gru = ContextGRU(self.eye.size, units)
         out = c.latent * (2 if c.bottleneck == "vae" else 1)
         self.out = nn.Sequential(
             nn.Linear(units, units), nn.ELU(), nn.Linear(units, units), nn.ELU(), nn.Linear(units, out)
@@ -43,7 +73,7 @@ class StartEncoder(nn.Module):
     def forward(self, obs: Mapping[str, Tensor]) -> Tensor:
         lead = next(iter(obs.values())).shape[:2]
         tokens = self.eye({key: value.flatten(0, 1) for key, value in obs.items()}).unflatten(0, lead)
-        return self.out(self.gru(tokens)[0][:, -1])
+        return self.out(self.gru(tokens))
 
 
 class SimulatorNet(nn.Module):
@@ -53,7 +83,8 @@ class SimulatorNet(nn.Module):
         super().__init__()
         c = self.config = config
         self.spec, self.context, self.latent_size = spec, c.context, c.latent
-        self.action_size = sum(space.one_hot_size for space in spec.action.values())
+        self.actions = [space for _, space in sorted(spec.action.items())]  # in the order of an action vector
+        self.action_size = sum(space.one_hot_size for space in self.actions)
         stoch = c.stoch * c.classes
         self.encoder = StartEncoder(spec, c)
         self.embed = Eye(spec.obs, c, start=False)
@@ -142,8 +173,7 @@ class SimulatorNet(nn.Module):
     def action_of(self, raw: Tensor) -> Tensor:
         """Raw parameters of an action (B, A) -> an action vector: classes one-hot and straight-through."""
         parts = []
-        spaces = [space for _, space in sorted(self.spec.action.items())]
-        for space, part in zip(spaces, raw.split([s.one_hot_size for s in spaces], -1), strict=True):
+        for space, part in zip(self.actions, raw.split([s.one_hot_size for s in self.actions], -1), strict=True):
             if space.discrete:
                 part = straight_through_one_hot(part.unflatten(-1, (space.size, space.classes or 2))).flatten(1)
             parts.append(part)
@@ -192,9 +222,8 @@ class SimulatorNet(nn.Module):
         return torch.cat([part.flatten(1) for part in leaves(carry)], -1)
 
 
-def cross_entropy(raw: Tensor, target: Tensor, spec: EnvSpec) -> Tensor:
+def cross_entropy(raw: Tensor, target: Tensor, spaces: Sequence[Space]) -> Tensor:
     """Of a guessed action: raw parameters and vector, (B, A) -> (B,): cross-entropy of classes, squared error else."""
-    spaces: list[Any] = [space for _, space in sorted(spec.action.items())]
     sizes = [space.one_hot_size for space in spaces]
     total = raw.new_zeros(raw.shape[0])
     for space, guess, truth in zip(spaces, raw.split(sizes, -1), target.split(sizes, -1), strict=True):
