@@ -70,8 +70,17 @@ def plot(parser: argparse.ArgumentParser) -> Action:
         "--y", action="append", metavar="METRIC", help="name in metrics.jsonl; may be repeated (eval/score)"
     )
     parser.add_argument("--out", default="curves.png", metavar="FILE", help="png, pdf or svg (%(default)s)")
+    parser.add_argument("--progress", action="store_true", help="one run on one page: returns, losses, achievements")
+    parser.add_argument("--smooth", type=int, default=50, metavar="ROWS", help="of --progress (%(default)s)")
 
     def act(given: argparse.Namespace) -> int:
+        if given.progress:
+            from torchmem.training.progress import save_progress
+
+            if len(given.runs) > 1 or given.y:
+                raise ValueError("--progress draws one run, and everything that it logs: give one RUN and no --y")
+            say(f"wrote {save_progress(given.runs[0], given.out, given.x, given.smooth)}")
+            return 0
         from torchmem.training.plot import save_plot
 
         say(f"wrote {save_plot(given.runs, given.out, given.x, given.y or ('eval/score',))}")

@@ -165,6 +165,15 @@ def test_groups_hold_out_more_than_an_episode():
     assert result.score[0] < 0.5 and result.groups == 8 and result.controls["exchanged"]["p"][0] > 0.05
 
 
+def test_a_measure_whose_unit_begins_with_a_number_is_no_class():
+    rng = np.random.default_rng(0)
+    episode, _ = clock(20, 10)
+    light = rng.random(len(episode)).round(1)
+    world = Memory({"memory": light[:, None] + 0.1 * rng.normal(size=(len(light), 3))}, {"daylight": light}, episode,
+                   {"daylight": "0 night to 1 day"})  # fmt: skip
+    assert fit_probe(world, "memory", "daylight", **QUICK).kind == "ridge"
+
+
 def test_many_classes_and_balanced_accuracy():
     rng = np.random.default_rng(0)
     episode, _ = clock(30, 10)

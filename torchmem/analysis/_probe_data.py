@@ -108,7 +108,8 @@ def where_mask(recording: Recorded, where: str | Sequence[str] | np.ndarray | No
 def _kind(y: np.ndarray, unit: str) -> Literal["ridge", "logistic", "circular"]:
     if unit == "rad":
         return "circular"
-    if y.shape[1] == 1 and (y.dtype == bool or unit in ("bool", "mask") or re.match(r"-?\d+ \w", unit)):
+    named = y.dtype.kind in "biu" and re.match(r"-?\d+ \w", unit)  # "0 night to 1 day" is a number of daylight
+    if y.shape[1] == 1 and (y.dtype == bool or unit in ("bool", "mask") or named):
         return "logistic"  # "0 key, 1 ball"
     if unit or y.dtype.kind not in "iu" or y.shape[1] > 1:
         return "ridge"
