@@ -92,21 +92,44 @@ def test_values_are_those_of_the_unrolled_agent(model, rec):
         )
 
 
-def test_heads_read_whole_blocks_unless_somebody_looks_into_them(model, rec, monkeypatch):
-    """Value and logits of a step do not depend on how many steps the heads were given at once."""
+def test_heads_read_whole_blocks_unless_edits_hold(model, rec, monkeypatch):
+    """Value, logits and the sites of a head do not depend on how many steps the heads were given at once."""
     from torchmem.surgery.read_out import ReadOut
 
-    read = []
-    settle = ReadOut.settle
-    monkeypatch.setattr(ReadOut, "settle", lambda self: (read.append(self.at_once), settle(self))[1])
-    stepwise = record(model, sites=(*SITES, "critic.mlp"), episodes=7, envs=3, seed=5)
-    assert not any(read), "a site of the critic must be seen at every step"
-    assert stepwise.activations["critic.mlp"].shape[0] == stepwise.steps
-    record(model, sites="memory", episodes=3, envs=3)
-    assert read[-1], "nobody looks: at once"
+    begin, settled, settle = ReadOut.__init__, [], ReadOut.settle
+    sites = (*SITES, "critic.mlp", "actor.mlp")
+    at_once = record(model, sites=sites, episodes=7, envs=3, seed=5)
+
+    def always_stepwise(self, *given):
+        begin(self, *given)
+        self.stepwise = True
+
+    monkeypatch.setattr(ReadOut, "__init__", always_stepwise)
+    stepwise = record(model, sites=sites, episodes=7, envs=3, seed=5)
+    assert list(at_once.activations) == list(stepwise.activations)
+    for name in ("critic.mlp", "actor.mlp"):
+        np.testing.assert_allclose(at_once.activations[name][:], stepwise.activations[name][:], rtol=1e-4, atol=1e-5)
+        assert np.ptp(at_once.activations[name][:], 0).max() > 0.01
     for name in ("value", "logits.action"):
         np.testing.assert_allclose(rec.covariates[name][:], stepwise.covariates[name][:], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(rec.covariates[name][:], at_once.covariates[name][:])
     np.testing.assert_array_equal(rec.activations["memory"][:], stepwise.activations["memory"][:])
+    monkeypatch.undo()
+    monkeypatch.setattr(ReadOut, "settle", lambda self: (settled.append(len(self._carries)), settle(self))[1])
+    record(model, sites="memory", episodes=3, envs=3)
+    assert any(settled), "else this test tests nothing"
+    settled.clear()
+    record(model, sites="memory", episodes=3, envs=3, edits=Ablate("memory", units=(1,)))
+    assert settled and not any(settled), "edits may depend on the step: every step is read by itself"
+
+
+def test_sites_of_heads_take_their_dtype(model, tmp_path):
+    given = {"sites": ("critic.mlp", "memory"), "episodes": 5, "envs": 2, "seed": 3, "dtype": "bfloat16"}
+    whole = record(model, out=tmp_path / "a", **given)
+    exact = record(model, **{**given, "dtype": "float32"})
+    close = exact.activations["critic.mlp"][:]
+    np.testing.assert_allclose(whole.activations["critic.mlp"][:], close, rtol=2**-8, atol=1e-30)
+    assert not np.array_equal(whole.activations["critic.mlp"][:], close)
 
 
 def test_the_same_seed_gives_the_same_recording_whatever_its_home(model, rec, tmp_path):

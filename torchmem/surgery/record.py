@@ -28,7 +28,7 @@ from torchmem.result import Provenance
 from torchmem.surgery.edit import Edits
 from torchmem.surgery.read_out import ReadOut
 from torchmem.surgery.schedule import EpisodeNoise, Schedule
-from torchmem.surgery.tape import Tape
+from torchmem.surgery.tape import BLOCK, Tape
 from torchmem.types import EnvSpec, Site, Space
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -132,7 +132,7 @@ class _Session:
         self.noise = EpisodeNoise(schedule.n, model.agent.device, model.agent.acting_noise)
         self.collector = Collector(worlds, model.initial(schedule.n), model.agent.device)
         self.ran: list[str] = []  # sites in the order of their turns, until the first step is over
-        self.thoughts = ReadOut(model, self.tape, self.ran)
+        self.thoughts = ReadOut(model, self.tape)
 
     def run(self, writer: RecordingWriter, progress: bool, named: set[str]) -> None:
         """Play until every quota is filled. named: sites that must run (the others came from a pattern)."""
@@ -214,14 +214,20 @@ class _Session:
                 handle.remove()
 
     def _keep(self, name: str, site: Site, module: nn.Module, args: Any, value: Any) -> None:
-        if not isinstance(value, Tensor) or tuple(value.shape) != (self.schedule.n, *site.shape):
+        mode = self.thoughts.mode
+        shape = (self.schedule.n * (BLOCK if mode == "block" else 1), *site.shape)
+        if not isinstance(value, Tensor) or tuple(value.shape) != shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise RecordingError(f"site {name} gave {got} while acting, expected {(self.schedule.n, *site.shape)}")
-        if self.tape.step == 0:
+            raise RecordingError(f"site {name} gave {got} while acting, expected {shape}")
+        if self.tape.step == 0 and name not in self.ran:
             self.ran.append(name)
+            if mode == "probe":
+                self.thoughts.late.add(name)
+        if mode == "probe" or (mode == "block" and name not in self.thoughts.late):
+            return
         if self.pools[name] == "mean":
             value = pooled(value, site)
-        self.tape.put(f"activations/{name}", value)
+        (self.thoughts.add if mode else self.tape.put)(f"activations/{name}", value)
 
     def _refuse_silent_sites(self, named: set[str]) -> None:
         """After the first step: sites named in full must have run; those that a pattern found are let go."""

@@ -77,7 +77,8 @@ class Tape:
 
     def add(self, name: str, values: Tensor) -> None:
         """A value of all steps of the block that was sealed last, (n, steps, ...)."""
-        self._sealed[(self.step - 1) // BLOCK][name] = _numpy(values)
+        kept = values.to(self._dtypes.get(name, values.dtype)).contiguous()
+        self._sealed[(self.step - 1) // BLOCK][name] = _numpy(kept)
 
     def cut(self, row: int, start: int, stop: int) -> dict[str, list[np.ndarray]]:
         """The steps start to stop - 1 of one world: name -> pieces (T_i, ...), views that hold until `forget`."""
