@@ -1,13 +1,20 @@
 """What knowing the place costs, paired: probes and tuning curves beside the procedures of vviggyy/dreamerv3f.
 
-    python benchmarks/spatial.py                      # probe and tune, some minutes
+    python benchmarks/spatial.py                      # probe, tune and record, some minutes
     python benchmarks/spatial.py --only probe --full  # also the original's 5,000 iterations on one site and fold
+    python benchmarks/spatial.py --only record --threads 2
 
 A walker roams a Crafter-sized map (32 x 32 tiles); units of 12 sites are mixtures of place fields with slow noise. The
 probe's rival is one linear layer over all tiles per site and fold, 5,000 iterations of AdamW on 75 % of the rows: it is
 timed for 200 iterations on one site and fold, and scaled to 12 sites and 5 folds. The tuning's rival measures unit
 after unit with pynapple and scipy; it is timed on some units and scaled to all. Within a round both run, one after the
 other. Limits of issue 7: probe 30, tune 20. Threads are --threads; run it on a quiet machine.
+
+Recording: a DreamerV3 (--size) plays Crafter in 16 worlds on --workers processes, and `torchmem.record` keeps all sites
+of encoder, dynamics, actor and critic, maps averaged, in bfloat16, with images and truth. Its steps per second of wall
+time are compared with those of the same worlds and batched policy when nothing is kept (limit 0.85), and with a loop of
+one world and one policy step after the other that keeps nothing either (limit 3; it is shorter). All episodes have 200
+steps, without mobs, so that no world waits for another at the end.
 """
 
 from __future__ import annotations
@@ -28,10 +35,21 @@ from torch.nn import functional
 from torchmem.analysis._position_nets import Prnn, train_prnn
 from torchmem.analysis.probe_position import probe_position
 from torchmem.analysis.tune_units import tune_units
+from torchmem.envs.collector import Collector
+from torchmem.envs.make import env_spec
+from torchmem.envs.vector import VectorEnv
+from torchmem.models.dreamer.agent import DreamerAgent
 from torchmem.recording import Recording, RecordingWriter
+from torchmem.surgery.model import Model
+from torchmem.surgery.record import record
+from torchmem.training.config import compose
 
 SIDE, SITES, ROWS, FOLDS, ITERATIONS, TIMED = 32, 12, 10_000, 5, 5000, 200
-LIMITS = {"probe": 30.0, "tune": 20.0}
+LIMITS = {"probe": 30.0, "tune": 20.0, "record": 0.85}
+BATCH_LIMIT = 3.0  # recording against a loop of batch 1
+WORLDS, LENGTH = 16, 200
+CRAFTER = {"length": LENGTH - 1, "disable_mobs": True}  # steps of an episode are one more: the first observation
+KEPT = "encoder.* dynamics.* actor.* critic.*"
 
 
 def walk(rng: np.random.Generator, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -172,6 +190,53 @@ def bench_tune(folder: Path, units: int, some: int, rounds: int) -> None:
           f"{statistics.median([b / a for a, b in zip(tested, theirs)]):.1f} times as fast as the rival without")
 
 
+def bare_play(agent: DreamerAgent, worlds: VectorEnv, steps: int) -> float:
+    """Steps per second of worlds and batched policy alone; the first lock-step, a reset, is not counted."""
+    generator = torch.Generator().manual_seed(0)
+    collector = Collector(worlds, agent.initial(worlds.n))
+
+    def policy(obs, carry):  # type: ignore[no-untyped-def]
+        return agent.policy(obs, carry, agent.acting_noise(worlds.n, generator))
+
+    began = time.perf_counter()
+    for _ in range(steps):
+        collector.step(policy)
+    return steps * worlds.n / (time.perf_counter() - began)
+
+
+def bench_record(folder: Path, size: str, workers: int, episodes: int, rounds: int) -> None:
+    config = compose(["agent=dreamer", "env=crafter", f"size={size}"]).agent
+    torch.manual_seed(0)
+    agent = DreamerAgent(env_spec("crafter", **CRAFTER), config)
+    model = Model(agent)
+    rates: dict[str, list[float]] = {"recorded": [], "bare": [], "batch 1": []}
+    keep = {"pooling": "mean", "dtype": "bfloat16", "envs": WORLDS, "workers": workers}
+    record(model, sites=KEPT, episodes=WORLDS, out=folder / "warm", **keep)
+    for number in range(rounds):
+        kinds = [*rates][:: 1 if number % 2 else -1]
+        for kind in kinds:
+            if kind == "recorded":
+                began = time.perf_counter()
+                rec = record(model, sites=KEPT, episodes=episodes * WORLDS, out=folder / f"r{number}", **keep)
+                rates[kind].append(rec.steps / (time.perf_counter() - began))
+                assert rec.steps == episodes * WORLDS * LENGTH
+                continue
+            n, processes = (WORLDS, workers) if kind == "bare" else (1, 0)
+            steps = episodes * LENGTH if kind == "bare" else 2 * LENGTH
+            with VectorEnv("crafter", CRAFTER, n, split="record", seed=0, workers=processes) as worlds:
+                worlds.step(None)  # workers are up
+                worlds.load_state_dict(worlds.state_dict() | {"closed": np.ones(n, bool)})
+                rates[kind].append(bare_play(agent, worlds, steps))
+    told = ", ".join(f"{kind} {statistics.median(values):.0f}" for kind, values in rates.items())
+    print(f"record steps/s: {told} (size {size}, {WORLDS} worlds, {workers} workers, {len(model.sites)} sites known)")
+    for rival, limit in (("bare", LIMITS["record"]), ("batch 1", BATCH_LIMIT)):
+        ratios = [a / b for a, b in zip(rates["recorded"], rates[rival])]
+        middle = statistics.median(ratios)
+        verdict = "holds" if middle >= limit else "FAILS"
+        spread = f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"       recorded / {rival}: {spread}, limit {limit}: {verdict}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(LIMITS))
@@ -180,14 +245,19 @@ def main() -> None:
     parser.add_argument("--some", type=int, default=128, help="units on which the rival is timed (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", default="1m", help="of the agent that is recorded (%(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of its worlds (%(default)s)")
+    parser.add_argument("--episodes", type=int, default=4, help="recorded in each of the 16 worlds (%(default)s)")
     parser.add_argument("--full", action="store_true", help="run the rival's 5,000 iterations on one site and fold")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder:
-        if given.only != "probe":
+        if given.only in (None, "tune"):
             bench_tune(Path(folder), given.tuned, given.some, given.rounds)
-        if given.only != "tune":
+        if given.only in (None, "probe"):
             bench_probe(Path(folder), given.units, given.rounds, given.full)
+        if given.only in (None, "record"):
+            bench_record(Path(folder), given.size, given.workers, given.episodes, given.rounds)
 
 
 if __name__ == "__main__":
