@@ -87,6 +87,8 @@ def test_a_run_trains_the_simulator_and_not_its_agent(made, tmp_path):
     world, loop, home = load_simulator(logdir)
     assert home.parent == tiny.snapshot(logdir) and world.loop is loop
     assert not any(p.requires_grad for p in [*world.parameters(), *loop.agent.parameters()])
+    with pytest.raises(CheckpointError, match="is a simulator, it does not act"):
+        load(logdir)
     with pytest.raises(CheckpointError, match="simulator without its agent"):
         load_simulator(save_agent(world, tmp_path / "alone"))
 
@@ -146,8 +148,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(made, tmp_path, monkeypatch):
 
 def test_wrong_inputs_are_told(made, tmp_path):
     agent, recording = made
-    with pytest.raises(ConfigError, match=r"env.path=RECORDING and env.agent=RUN"):
+    with pytest.raises(ConfigError, match=r"env.path=RECORDING env.agent=RUN"):
         train(made, tmp_path / "a", 1, "env.agent=")
+    with pytest.raises(ConfigError, match="not from env=dummy"):
+        run(compose(["agent=simulator", "env=dummy", f"logdir={tmp_path / 'z'}", *simulated.LOOP]))
     with pytest.raises(ConfigError, match=r"env.agent: no agent in"):
         train((tmp_path, recording), tmp_path / "b", 1)
     with pytest.raises(ConfigError, match=r"env.path: "):

@@ -135,7 +135,10 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Agent:
 
     Raises CheckpointError naming the file that is missing, truncated, altered or of an unknown version.
     """
-    return load_agent(find_agent(path), device)
+    folder = find_agent(path)
+    if read_card(folder)["agent"] == "simulator":
+        raise WrongAgent(f"{folder} is a simulator, it does not act: play in it (torchmem simulate), or name an agent")
+    return load_agent(folder, device)
 
 
 def find_agent(path: str | Path) -> Path:

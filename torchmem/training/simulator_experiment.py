@@ -26,6 +26,7 @@ from torchmem.training.experiment import Experiment, as_config_error
 from torchmem.training.learner import Learner
 from torchmem.training.processes import Processes
 from torchmem.training.recorded import check_recording, read_rows, split_levels, spread_places, windows_at
+from torchmem.training.recorded_config import RecordedConfig
 from torchmem.training.replay import Replay
 from torchmem.training.replay_size import bytes_per_step, readable
 from torchmem.training.run_config import RunConfig
@@ -33,6 +34,7 @@ from torchmem.training.snapshot import Snapshots
 from torchmem.training.tree import TornFile
 from torchmem.training.typed import ConfigError
 
+WAY = "needs env=recording env.path=RECORDING env.agent=RUN (as torchmem simulator train writes it)"
 LOOK = "torchmem simulator report {logdir}   |   torchmem simulate {logdir} --out FOLDER"
 
 
@@ -46,6 +48,8 @@ class SimulatorExperiment(Experiment):
         self.config, self.processes = config, processes
         if config.batch % processes.size:
             raise ConfigError(f"batch={config.batch} cannot be shared by {processes.size} processes")
+        if not isinstance(config.env, RecordedConfig):
+            raise ConfigError(f"agent=simulator learns from a recording, not from env={config.env_name}: {WAY}")
         if config.replay.long_term is not None or config.log.collect or config.trainer.policy_device:
             raise ConfigError("replay.long_term, log.collect and trainer.policy_device are not for agent=simulator")
         self.logdir, self.batch = Path(str(config.logdir)), config.batch // processes.size
@@ -79,7 +83,7 @@ class SimulatorExperiment(Experiment):
         try:
             if self.snapshots.latest() is None:
                 if not source or not self.config.env.path:
-                    raise ConfigError("agent=simulator needs env=recording with env.path=RECORDING and env.agent=RUN")
+                    raise ConfigError(f"agent=simulator {WAY}")
                 if self.processes.main:
                     agent = load(source)
                     shutil.rmtree(copy, ignore_errors=True)  # of a start that failed
