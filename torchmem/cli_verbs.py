@@ -39,6 +39,10 @@ ELSEWHERE = {
         "torchmem.studies.simulator_command:fill_simulate",
         "Let an agent act in its simulator and keep the rollouts as a recording.",
     ),
+    "saliency": (
+        "torchmem.studies.lab_command:fill_saliency",
+        "Gradients of value, actions or directions by memory, world and frames of earlier steps, way by way.",
+    ),
     "directions": (
         "torchmem.analysis._directions_command:fill",
         "Find the directions along which a recorded site moves (PCA, ICA, NMF): variance, stability, to edit along.",

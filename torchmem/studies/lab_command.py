@@ -1,0 +1,86 @@
+"""`torchmem saliency`: words to functions. Imports nothing heavy at first."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+Say = Callable[[str], None]
+Act = Callable[[argparse.Namespace], int]
+STARTS = ("init", "guess", "samples", "seed", "device", "allow", "batch")
+
+
+def _starts(parser: argparse.ArgumentParser, samples: int) -> None:
+    """What every analysis of a simulator is told about its rollouts."""
+    parser.add_argument("simulator", metavar="SIM", help="its run folder, or that of a dreamer or r2i agent")
+    parser.add_argument("--recording", metavar="RECORDING", help="where real starts come from")
+    parser.add_argument("--init", default="real", choices=["real", "random", "interpolate"], help="(%(default)s)")
+    parser.add_argument("--guess", action="store_true", help="guess the agent's memory at real starts too")
+    parser.add_argument("--samples", type=int, default=samples, metavar="N", help="rollouts (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="of them at once (%(default)s)")
+    parser.add_argument("--agent", metavar="RUN", help="another agent of the same world")
+    parser.add_argument("--seed", type=int, default=0, help="of starts and noise (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--allow", action="store_true", help="also a simulator that failed or was never measured")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="of the result")
+
+
+def _agent(given: argparse.Namespace) -> Any:
+    from torchmem.models.checkpoint import load
+
+    return load(given.agent, given.device) if given.agent else None
+
+
+def _directions(folder: str | None) -> Any:
+    if folder is None:
+        return None
+    from torchmem.analysis.find_directions import DirectionsResult
+    from torchmem.result import load_result
+
+    found = load_result(folder)
+    if not isinstance(found, DirectionsResult):
+        raise ValueError(f"{folder} is a {type(found).__name__}, no directions: make them with torchmem directions")
+    return found
+
+
+def fill_saliency(parser: argparse.ArgumentParser, say: Say) -> Act:
+    """What each scalar hangs on."""
+    _starts(parser, 16)
+    parser.add_argument(
+        "--scalars", nargs="+", default=["value", "chosen"], metavar="SCALAR",
+        help="value value_change chosen entropy reward done logp:A prob:A odds:A (A+B: of either) logit:A mean:I "
+        "unit:N direction:K directions (value chosen)",
+    )  # fmt: skip
+    parser.add_argument("--at", type=int, default=4, metavar="STEP", help="of the scalars (%(default)s)")
+    parser.add_argument(
+        "--wrt", nargs="+", metavar="NODE", help="memory carry world action latent obs.KEY (memory, world, all shown)"
+    )
+    parser.add_argument("--ways", nargs="+", default=["total", "internal"], choices=["total", "internal", "external"])
+    parser.add_argument("--directions", metavar="FOLDER", help="that torchmem directions wrote")
+    parser.add_argument("--horizon", type=int, metavar="N", help="steps kept (up to --at)")
+    parser.add_argument("--copies", type=int, default=1, metavar="N", help="SmoothGrad over N noisy starts")
+    parser.add_argument("--noise", type=float, default=0.1, metavar="X", help="its size (%(default)s)")
+    parser.add_argument("--points", type=int, default=0, metavar="N", help="integrated gradients by N points (none)")
+    parser.add_argument("--through", default="probs", choices=["probs", "logp", "none"], help="discrete actions")
+    parser.add_argument("--sees", default="frames", choices=["frames", "latent"], help="what the agent is given")
+    parser.add_argument("--figures", type=int, default=4, metavar="N", help="samples drawn, of worlds with images")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.result import save_figures
+        from torchmem.studies.saliency import measure_saliency
+
+        names = (*STARTS, "scalars", "at", "wrt", "ways", "horizon", "copies", "noise", "points", "through", "sees")
+        found = measure_saliency(
+            given.simulator, given.recording, agent=_agent(given), directions=_directions(given.directions),
+            **{n: getattr(given, n) for n in names},
+        )  # fmt: skip
+        say(found.summary())
+        folder = found.save(given.out)
+        if found.frames.size and any(n.startswith("total.obs.") for n in found.slopes):
+            shown = range(min(given.figures, len(found.frames)))
+            save_figures({f"sample_{i}": found.figure(i) for i in shown}, folder, found.provenance.caveats)
+        say(f"wrote {folder}")
+        return 0
+
+    return act
