@@ -140,3 +140,19 @@ def test_a_report_is_one_page_with_every_number_and_figure(tmp_path):
     assert page.count("data:image/png;base64,") == 2 and page.count("<h2>") == 2 and page.count("<p>") == 2
     assert "Cues &amp; &lt;memory&gt;" in page and "http" not in page, "nothing is fetched from elsewhere"
     assert made().summary() in page and made().provenance.torchmem in page
+
+
+def test_a_figure_drawn_twice_is_the_same_file(tmp_path):
+    """Otherwise everything that a pipeline makes from figures would be made anew."""
+    from matplotlib.figure import Figure
+
+    from torchmem.result import save_figures
+
+    drawn = []
+    for place in ("one", "two"):
+        figure = Figure()
+        figure.subplots().plot([0, 1], label="x", marker="o", clip_on=True)
+        drawn.append(save_figures({"f": figure}, tmp_path / place, ()))
+    for one, two in zip(*drawn, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+    assert "<dc:date>" not in drawn[0][1].read_text()

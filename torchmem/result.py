@@ -185,9 +185,10 @@ def save_figures(figures: Mapping[str, Figure], folder: str | Path, caveats: Seq
     paths = []
     for name, figure in figures.items():
         mark_figure(figure, caveats)
-        for ending in ("png", "svg"):
+        for ending, about in (("png", {}), ("svg", {"Date": None})):  # without the date: equal figures, equal files
             paths.append(folder / f"{name}.{ending}")
-            figure.savefig(paths[-1], dpi=150)
+            with plt.rc_context({"svg.hashsalt": name}):  # its ids are random otherwise
+                figure.savefig(paths[-1], dpi=150, metadata=about)
         plt.close(figure)
     return paths
 
