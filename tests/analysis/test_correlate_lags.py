@@ -64,6 +64,7 @@ def test_a_planted_var_is_found(tmp_path):
     matrix = planted()
     found = correlate_lags(var(matrix), lags=(1,))
     np.testing.assert_allclose(found.regression[0], matrix, atol=0.07)
+    assert ((found.low <= matrix) & (matrix <= found.high)).mean() > 0.8
     off = ~np.eye(6, dtype=bool)
     hits, truth = found.edges()[0][off], matrix[off] != 0
     assert (hits & truth).sum() / max(hits.sum(), 1) >= 0.85 and (hits & truth).sum() == truth.sum()
@@ -77,7 +78,6 @@ def test_a_planted_var_is_found(tmp_path):
     for rate, least in ((0.05, 0.9), (0.01, 0.95)):
         right, told, there = counts[rate]
         assert right / told >= least and right / there >= 0.95, counts
-    assert ((found.low <= matrix) & (matrix <= found.high)).mean() > 0.8
     assert load_result(found.save(tmp_path / "lags")) == found and "regression" in found.summary()
 
 
