@@ -123,15 +123,6 @@ def test_heads_read_whole_blocks_unless_edits_hold(model, rec, monkeypatch):
     assert settled and not any(settled), "edits may depend on the step: every step is read by itself"
 
 
-def test_sites_of_heads_take_their_dtype(model, tmp_path):
-    given = {"sites": ("critic.mlp", "memory"), "episodes": 5, "envs": 2, "seed": 3, "dtype": "bfloat16"}
-    whole = record(model, out=tmp_path / "a", **given)
-    exact = record(model, **{**given, "dtype": "float32"})
-    close = exact.activations["critic.mlp"][:]
-    np.testing.assert_allclose(whole.activations["critic.mlp"][:], close, rtol=2**-8, atol=1e-30)
-    assert not np.array_equal(whole.activations["critic.mlp"][:], close)
-
-
 def test_the_same_seed_gives_the_same_recording_whatever_its_home(model, rec, tmp_path):
     same(rec, record(model, sites=SITES, episodes=7, envs=3, seed=5, out=tmp_path / "b"))
     same(rec, record(model, sites=SITES, episodes=7, envs=3, seed=5, workers=2))

@@ -73,6 +73,20 @@ def test_greedy_and_sampled_play_differ_and_workers_do_not():
     np.testing.assert_array_equal(apart.covariates["obs.image"][:], sampled.covariates["obs.image"][:])
 
 
+def test_sites_of_heads_take_their_dtype():
+    """They are heard in blocks of steps, apart from the others."""
+    agent = make("dreamer")
+    with torch.no_grad():
+        for parameter in agent.parameters():  # the critic starts at zero
+            parameter += 0.1 * torch.randn_like(parameter)
+    model = Model(agent)
+    given = {"sites": "critic.mlp memory", "episodes": 3, "envs": 2, "seed": 3}
+    half = record(model, **given, dtype="bfloat16").activations["critic.mlp"][:]
+    exact = record(model, **given).activations["critic.mlp"][:]
+    np.testing.assert_allclose(half, exact, rtol=2**-8, atol=1e-30)
+    assert not np.array_equal(half, exact)
+
+
 def test_wrong_sites_are_named():
     with pytest.raises(ValueError, match=r"no site matches 'dynamics\.\*'"):
         record(Model(make("ppo")), sites="encoder.* dynamics.*", episodes=1)
