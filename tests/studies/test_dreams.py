@@ -10,11 +10,13 @@ import torch
 
 from tests.surgery.conftest import dreamer
 from tests.surgery.test_every_agent import ppo, r2i
+from torchmem.analysis._trajectory_world import BLANK, COLOURS
 from torchmem.models.gru_dreamer.agent import GRUDreamerAgent
 from torchmem.models.gru_dreamer.config import GRUDreamerConfig
 from torchmem.models.synthetic import random_values
 from torchmem.recording.store import EPISODE
 from torchmem.result import Provenance
+from torchmem.studies.dream_command import picture_of
 from torchmem.studies.dream_seeds import noise
 from torchmem.studies.dreams import dream_batches, dreamable, make_dreams
 from torchmem.surgery.edits import Ablate
@@ -203,3 +205,20 @@ def test_dreamable_sites(opened):
     model, _ = opened
     found = dreamable(model, ["encoder", "memory", "dynamics.stoch", "elsewhere"])
     assert found == ["memory", "dynamics.stoch"]
+
+
+def test_the_picture_behind_a_dream_is_of_one_world_only():
+    """Grid from (-1, 1), three columns and two rows, over a map of 2 x 2 tiles (x right, y down)."""
+    rec = recorded(dreamer())
+    maps = np.zeros((rec.steps, 2, 2), np.int64)
+    maps[:, 1, 0] = 1  # x 0, y 1
+    rec.covariates |= {"materials": maps, "world": np.zeros(rec.steps), "pos": np.zeros((rec.steps, 2))}
+    rec.units |= {"materials": "0 grass, 1 water"}
+    result = SimpleNamespace(cell=1.0, origin=(-1, 1), shape=(3, 2), target="pos")
+    picture = picture_of(rec, result)
+    assert picture.shape == (2, 3, 3)
+    water, grass, blank = picture[0, 1], picture[0, 2], picture[0, 0]
+    assert tuple(water) == COLOURS["water"] and tuple(grass) == COLOURS["grass"] and tuple(blank) == BLANK
+    assert (picture[1] == BLANK).all()
+    rec.covariates["world"] = np.arange(rec.steps)
+    assert picture_of(rec, result) is None

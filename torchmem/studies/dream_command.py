@@ -38,10 +38,10 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
     parser.add_argument("--json", action="store_true", help="curves as JSON instead of a table")
 
     def act(given: argparse.Namespace) -> int:
-        result, batch = run(given)
+        result, batch, world = run(given)
         say(result.to_json() if given.json else result.summary())
         if given.figures:
-            result.save_figures(given.figures)
+            result.save_figures(given.figures, world)
         if given.out:
             log.info("wrote %s", result.save(given.out))
         if given.states:
@@ -51,8 +51,8 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
     return act
 
 
-def run(given: argparse.Namespace) -> tuple[Any, Any]:
-    """(DreamResult, DreamBatch or None)."""
+def run(given: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """(DreamResult, DreamBatch or None, picture of the world or None)."""
     from contextlib import nullcontext
 
     from torchmem.analysis.decode_dreams import DreamBatch, decode_dreams
@@ -84,4 +84,28 @@ def run(given: argparse.Namespace) -> tuple[Any, Any]:
         pieces = dream_batches(model, rec, sites=(site,), target=probe.target,  # type: ignore[attr-defined]
                                **{name: getattr(given, name) for name in same})  # fmt: skip
         batch = DreamBatch.join(list(pieces)) if given.states else None
-        return decode_dreams(batch or pieces, probe, site=site, seed=given.seed), batch  # type: ignore[arg-type]
+        result = decode_dreams(batch or pieces, probe, site=site, seed=given.seed)  # type: ignore[arg-type]
+        return result, batch, picture_of(rec, result) if given.figures else None
+
+
+def picture_of(recording: Any, result: Any) -> Any:
+    """The world on the grid of a result, (H, W, 3), where the recording is of one world and holds its map; or None."""
+    import numpy as np
+
+    from torchmem.analysis._trajectory_world import BLANK, MAPS, sight_of, world_picture
+
+    columns = recording.covariates
+    name = next((one for one in MAPS if one in columns), None)
+    if name is None or result.cell != 1:
+        return None
+    same = columns["world" if "world" in columns else name][recording.episodes["start"]]
+    if (same != same[0]).any():
+        return None
+    rows = np.arange(recording.steps)
+    tile = np.floor(columns[result.target][:]).astype(int)
+    whole = world_picture(recording, rows, tile, name, sight_of(recording)).image
+    (x, y), (width, height) = result.origin, result.shape
+    out = np.full((height, width, 3), BLANK, np.uint8)
+    seen = whole[max(y, 0) : y + height, max(x, 0) : x + width]
+    out[max(-y, 0) : max(-y, 0) + len(seen), max(-x, 0) : max(-x, 0) + seen.shape[1]] = seen
+    return out
