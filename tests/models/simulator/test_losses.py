@@ -134,6 +134,19 @@ def test_guessing_the_start_trains_its_converters_alone():
     assert touched == {"to_carry", "to_action"}
 
 
+@pytest.mark.parametrize("changes", [{}, {"transition": "s5"}, {"bottleneck": "vae"}, {"vision": "irl"}], ids=str)
+def test_bfloat16_is_near_float32_and_never_reaches_the_agent(changes):
+    net = tiny.simulator(tiny.ppo(tiny.IMAGE if changes.get("vision") else tiny.VECTOR), **changes)
+    batch, noise = net.random_batch(3, 5), net.training_noise(3, 5, torch.Generator().manual_seed(0))
+    exact = net.loss(batch, noise).total
+    net.dtype = torch.bfloat16
+    rough = net.loss(batch, noise)
+    assert rough.total.dtype == torch.float32 and float(rough.total.detach()) != float(exact.detach())
+    torch.testing.assert_close(rough.total, exact, rtol=0.03, atol=0.1)
+    rough.total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for _, p in net.trained())
+
+
 def test_the_compiled_loss_is_one_graph_with_the_same_gradients():
     net = tiny.simulator(tiny.ppo())
     batch, noise = net.random_batch(2, 3), net.training_noise(2, 3, torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchmem.models import dists
 from torchmem.models.dists import gumbel
+from torchmem.models.fused import widen
 from torchmem.models.noise import Noise
 from torchmem.models.protocol import LossOut
 from torchmem.models.r2i.optimiser import GroupedAdam
@@ -84,12 +85,12 @@ class SimulatorModel(SimulatorNet):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             losses, latent, decoded = self.world_losses(window, noise)
         losses |= self.agent_losses(window, latent, decoded, noise)
-        metrics, total = {}, latent.new_zeros((), dtype=torch.float32)
+        metrics, total = {}, latent.new_zeros(())
         for name, value in losses.items():
             if value.dim() == 2:  # (B, T): summed over the steps of the episode
-                value = (value.float() * window.weight).sum(1)
-            metrics[f"loss/{name}"] = value.detach().float().mean()
-            total = total + self.scale(name) * value.float().mean()
+                value = (widen(value) * window.weight).sum(1)
+            metrics[f"loss/{name}"] = widen(value.detach()).mean()
+            total = total + self.scale(name) * widen(value).mean()
         metrics["loss/total"], metrics["counted"] = total.detach(), window.weight.mean()
         return total, losses, metrics, {}, {}, ()
 
@@ -124,9 +125,9 @@ class SimulatorModel(SimulatorNet):
             "update": terms.update_loss(states.deter, begin.deter),
         }
         if c.bottleneck == "sphere":
-            losses["repulsion"] = terms.repulsion(latent.float(), c.legacy_repulsion)
+            losses["repulsion"] = terms.repulsion(latent, c.legacy_repulsion)
         else:
-            losses["latent"] = terms.latent_kl(raw.float())
+            losses["latent"] = terms.latent_kl(widen(raw))
         return losses, latent, {key: value.unflatten(0, lead) for key, value in decoded.items()}
 
     def actions_before(self, window: Window) -> Tensor:
@@ -144,7 +145,7 @@ class SimulatorModel(SimulatorNet):
         before = packing.unpack(window.context.memory[:, -2])
         out = {}
         if self.config.scales.memory:
-            seen = shown({key: value.float() for key, value in decoded.items()}, self.spec.obs)
+            seen = shown({key: widen(value) for key, value in decoded.items()}, self.spec.obs)
             draws = getattr(noise, "agent", None) or Noise.mode()
             memory, _, _ = loop.sequence(seen, window.actions, opens(window), before, draws)
             real = packing.unpack(window.memory.flatten(0, 1))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchmem.models.dists import gumbel, straight_through, unimix
+from torchmem.models.fused import widen
 from torchmem.models.simulator.agent_loop import AgentLoop
 from torchmem.models.simulator.config import SimulatorConfig
 from torchmem.models.simulator.observations import shown, straight_through_one_hot, to_float
@@ -147,6 +148,7 @@ class SimulatorNet(nn.Module):
 
     def place(self, raw: Tensor, draw: Tensor | None) -> Tensor:
         """What the start encoder says -> a point of the latent space."""
+        raw = widen(raw)
         if self.config.bottleneck == "sphere":
             return unit(raw)
         mean, log_std = raw.chunk(2, -1)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchmem.models.dists import straight_through, unimix
+from torchmem.models.fused import widen
 from torchmem.models.r2i.dynamics import Dynamics
 from torchmem.models.r2i.dynamics import State as S5State
 from torchmem.models.simulator.config import SimulatorConfig
@@ -116,7 +117,10 @@ class RSSM(nn.Module):
 
 
 class S5(nn.Module):
-    """R2I's dynamics: z comes from what is seen alone, so that a sequence is observed in parallel."""
+    """R2I's dynamics: z comes from what is seen alone, so that a sequence is observed in parallel.
+
+    Always in float32 (or wider): its states decay over thousands of steps, which bfloat16 cannot tell from none.
+    """
 
     def __init__(self, embed: int, action: int, c: SimulatorConfig) -> None:
         super().__init__()
@@ -129,16 +133,21 @@ class S5(nn.Module):
         return WorldState(flat.new_zeros(flat.shape[0], self.config.deter), stoch, flat.unflatten(-1, self.layout))
 
     def prior(self, state: WorldState, action: Tensor, draw: Tensor | None) -> WorldState:
-        after, _ = self.dynamics.imagine_step(S5State(*state), action, draw)
+        with torch.autocast(action.device.type, enabled=False):
+            wide = (widen(part) for part in state)
+            after, _ = self.dynamics.imagine_step(S5State(*wide), widen(action), draw)
         return WorldState(*after)
 
     def posterior(
         self, state: WorldState, actions: Tensor, tokens: Tensor, noise: Tensor | None
     ) -> tuple[WorldState, Tensor, Tensor]:
         never = torch.zeros(actions.shape[:2], dtype=torch.bool, device=actions.device)
-        states, logit = self.dynamics.observe(S5State(*state), actions, tokens, never, noise)
         share = self.config.unimix
-        return WorldState(*states), unimix(logit, share), unimix(self.dynamics.prior(states.deter), share)
+        with torch.autocast(actions.device.type, enabled=False):
+            wide = (widen(part) for part in state)
+            states, logit = self.dynamics.observe(S5State(*wide), widen(actions), widen(tokens), never, noise)
+            prior = self.dynamics.prior(states.deter)
+        return WorldState(*states), unimix(logit, share), unimix(prior, share)
 
 
 TRANSITIONS = {"rssm": RSSM, "s5": S5}
