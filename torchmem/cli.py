@@ -189,6 +189,9 @@ def evaluate(parser: argparse.ArgumentParser) -> Action:
             results |= result.metrics(name)
         for name, level in agent.spec.levels.items():
             say(f"{name} level: {level:g}")
+        for caveat in agent.spec.caveats:
+            say(f"CAVEAT: {caveat}")
+        results |= {"caveats": list(agent.spec.caveats)} if agent.spec.caveats else {}
         if given.json:
             atomic_write(given.json, json.dumps(results | {"seed": given.seed, "run": str(given.run)}, indent=1))
         return 0

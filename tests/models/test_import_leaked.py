@@ -142,6 +142,15 @@ def test_its_recordings_probes_and_scores_say_so(imported: Path, capsys):
         assert caveat in torchmem.load(imported).caveats
 
 
+def test_the_commands_play_it_and_say_so(logdir: Path, tmp_path: Path, capsys):
+    world = dataclasses.replace(SPEC, name="crafter", kwargs=CRAFTER)
+    run = str(import_logdir(logdir, tmp_path / "run", spec=world, allow_leaked_position=True))
+    assert main(["eval", run, "--episodes", "1", "--json", str(tmp_path / "eval.json")]) == 0
+    assert "CAVEAT: the agent was given the truth" in capsys.readouterr().out
+    assert "player_pos" in json.loads((tmp_path / "eval.json").read_text())["caveats"][0]
+    assert main(["video", run, "--steps", "7", "--out", str(tmp_path / "film.gif")]) == 0
+
+
 def test_worlds_without_that_truth_and_agents_without_a_leak():
     spec = dataclasses.replace(SPEC, leaked={"player_pos": "pos"})
     with pytest.raises(ValueError, match="'pos', which dummy does not know"):
