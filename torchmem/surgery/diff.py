@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchmem.models.checkpoint import find_agent, read_card, spec_from
 from torchmem.result import Provenance, Result
 from torchmem.surgery.delta_math import effective_rank, singular_values, stable_rank
 from torchmem.surgery.weight_delta import WeightDelta
@@ -155,8 +156,11 @@ def update_diff(
         total_norm=float(np.sqrt(total)),
         total_relative=float(_ratio(np.sqrt(total), np.sqrt((base**2).sum()))),
         overlaps={name or "mask": _overlap(delta, mask) for name, mask in chosen.items()},
-        provenance=Provenance.here(checkpoint=_path(after) or _path(before), config=card, seeds={"noise": seed}),
-    )
+        provenance=Provenance.here(
+            checkpoint=_path(after) or _path(before), config=card, seeds={"noise": seed},
+            caveats=tuple(dict.fromkeys([*_caveats(before), *_caveats(after)])),
+        ),
+    )  # fmt: skip
 
 
 def _row(delta: WeightDelta, noise: WeightDelta, name: str, before: Tensor, ranks: bool) -> tuple[float, ...]:
@@ -211,3 +215,10 @@ def _ratio(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
 
 def _path(weights: object) -> str | None:
     return str(weights) if isinstance(weights, (str, Path)) else None
+
+
+def _caveats(weights: object) -> tuple[str, ...]:
+    """Of the agent that these are the weights of, as far as they tell."""
+    if isinstance(weights, (str, Path)):
+        return spec_from(read_card(find_agent(weights))["env_spec"]).caveats
+    return getattr(getattr(weights, "spec", None), "caveats", ())
