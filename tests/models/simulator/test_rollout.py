@@ -155,3 +155,31 @@ def test_guessed_starts_and_foreign_agents():
     net.attach(other, foreign=True)
     start = net.from_latent(latent)
     assert start.is_first.all() and rollout(net, other, start, 3).memory.shape == (1, 3, 9)
+
+
+def test_an_agent_forgets_after_an_end_only_if_asked():
+    net = tiny.simulator(tiny.ppo())
+    with torch.no_grad():
+        net.terminal[-1].bias.fill_(100.0)  # every step is the last
+    start = net.begin(tiny.context(tiny.VECTOR, net.agent_loop))
+    kept = rollout(net, net.agent_loop, start, 3)
+    anew = rollout(net, net.agent_loop, start, 3, reset_at_end=True)
+    assert torch.equal(kept.value[:, 0], anew.value[:, 0]) and not torch.equal(kept.value[:, 1], anew.value[:, 1])
+    seen = {key: value[:, 1] for key, value in anew.obs.items()}
+    fresh = net.agent_loop.act(
+        seen, torch.ones(3, dtype=torch.bool), net.agent_loop.agent.initial(3), Noise.mode(), Paths()
+    )
+    torch.testing.assert_close(fresh.value, anew.value[:, 1])
+
+
+def test_the_film_shows_truth_simulator_and_error():
+    net = tiny.simulator(tiny.ppo(tiny.IMAGE), vision="irl")
+    batch = net.random_batch(2, 4)
+    batch["is_first"][:, 1:] = False
+    frames = net.open_loop(batch)
+    assert frames.shape == (3, 3 * 64, 2 * 64, 3) and frames.dtype == "uint8"
+    for t in range(3):
+        assert (frames[t, :64, :64] == batch["image"][0, 2 + t].numpy()).all()
+    with pytest.raises(ValueError, match="no video to make"):
+        vector = tiny.simulator(tiny.ppo())
+        vector.open_loop(vector.random_batch(2, 4))

@@ -80,6 +80,7 @@ class Simulator(Protocol):
 
     spec: EnvSpec
     context: int  # real steps that `begin` looks at
+    loop: Any  # the AgentLoop in it
 
     @property
     def device(self) -> torch.device: ...
@@ -98,6 +99,10 @@ class Simulator(Protocol):
 
     def state_of(self, carry: Any) -> Tensor:
         """The world's state as one vector, (B, F), for analyses. For gradients ask the tensors of the carry itself."""
+        ...
+
+    def reconstruct(self, window: Any) -> dict[str, Tensor]:
+        """The steps of a Window (window.py) as the simulator draws them while it sees them, float (B, T, ...)."""
         ...
 
 
