@@ -85,6 +85,8 @@ def test_sites_of_heads_take_their_dtype():
     exact = record(model, **given).activations["critic.mlp"][:]
     np.testing.assert_allclose(half, exact, rtol=2**-8, atol=1e-30)
     assert not np.array_equal(half, exact)
+    column = record(model, **given).activations["memory"]  # outlives its recording, which lies in a temporary folder
+    assert np.abs(column[:]).max() > 0
 
 
 def test_wrong_sites_are_named():

@@ -17,6 +17,7 @@ class Column:
 
     def __init__(self, stored: Any, steps: int, dtype: str) -> None:
         self._stored, self._steps, self._bits = stored, steps, dtype == BFLOAT16
+        self.used: object = None  # what must live as long as this does
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -45,6 +45,10 @@ class Columns(Mapping[str, Column]):
         return "\n".join(f"{name:<32}{column!r}" for name, column in self._columns.items())
 
 
+class _Used:
+    """Lives as long as somebody needs a folder."""
+
+
 class Recording:
     """Whole episodes, one after the other along one axis of steps.
 
@@ -79,12 +83,15 @@ class Recording:
                 found[group][name] = Column(array, self.steps, dtype)
         self.activations: Mapping[str, Column] = Columns("site", found[GROUPS[0]])
         self.covariates: Mapping[str, Column] = Columns("covariate", found[GROUPS[1]])
-        self._folder: TemporaryDirectory | None = None
+        self._folder: _Used | None = None
 
     def keep_only_while_used(self, folder: TemporaryDirectory) -> Recording:
-        """Take over a temporary folder: it vanishes with this object."""
-        self._folder = folder
-        weakref.finalize(self, folder.cleanup)
+        """Take over a temporary folder: it vanishes with this object and the last of its columns."""
+        self._folder = token = _Used()
+        for group in (self.activations, self.covariates):
+            for column in group.values():
+                column.used = token  # else it would read zeros once the recording is forgotten
+        weakref.finalize(token, folder.cleanup)
         return self
 
     # Clock -----------------------------------------------------------------------------------------------------------
