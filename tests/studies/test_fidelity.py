@@ -22,8 +22,6 @@ from torchmem.studies.fidelity import FidelityError, calibrate, require_fidelity
 from torchmem.studies.fidelity_measures import measure_windows
 from torchmem.studies.fidelity_result import FidelityResult
 from torchmem.studies.simulate import between, simulate
-from torchmem.training.config import compose
-from torchmem.training.loop import run
 
 ROWS, STEPS = 24, 6
 
@@ -119,7 +117,10 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fidelity")
     agent = simulated.make_agent(folder)
     recording = simulated.make_recording(folder, agent).path
-    run(compose(simulated.words(folder / "run", agent, recording, 4)))
+    words = [*simulated.SIZES, *simulated.LOOP, f"steps={4 * simulated.STRIDE}"]
+    command = ["simulator", "train", str(recording), "--agent", str(agent), "--out", str(folder / "run")]
+    assert cli.main([*command, "--set", *words]) == 0
+    assert cli.main([*command, "--set", *words, "agent.lr=1"]) == 2, "another configuration in the same folder"
     return folder / "run", agent, recording
 
 
@@ -201,6 +202,16 @@ def test_another_agent_acts_in_the_same_world(made, tmp_path):
     assert rec.activations["memory"].shape == (9, 9)
     with pytest.raises(ValueError, match="differ in the obs"):
         simulate(sim, tmp_path / "no", recording=recording, agent=tiny.ppo(), allow=True)
+
+
+def test_the_command_plays_and_refuses(made, tmp_path, capsys):
+    sim, agent, recording = made
+    words = ["simulate", str(sim), "--allow", "--recording", str(recording), "--samples", "2", "--horizon", "3"]
+    assert cli.main([*words, "--out", str(tmp_path / "a"), "--actions", "1"]) == 0
+    assert "2 episodes, 6 steps" in capsys.readouterr().out
+    assert cli.main([*words, "--out", str(tmp_path / "b"), "--agent", str(agent)]) == 0, "named, its own agent fits too"
+    assert cli.main([*words, "--out", str(tmp_path / "c"), "--gif", str(tmp_path / "film.gif")]) == 2
+    assert "shows no colour image" in capsys.readouterr().err
 
 
 def test_wrong_wishes_are_told(made, tmp_path):
