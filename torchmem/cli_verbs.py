@@ -43,6 +43,10 @@ ELSEWHERE = {
         "torchmem.studies.lab_command:fill_saliency",
         "Gradients of value, actions or directions by memory, world and frames of earlier steps, way by way.",
     ),
+    "dynamics": (
+        "torchmem.studies.lab_command:fill_dynamics",
+        "Which direction of memory drives which: Jacobians in a simulator beside lagged links in real play, with nulls.",
+    ),
     "directions": (
         "torchmem.analysis._directions_command:fill",
         "Find the directions along which a recorded site moves (PCA, ICA, NMF): variance, stability, to edit along.",

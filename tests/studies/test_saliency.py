@@ -126,6 +126,10 @@ def test_the_command_from_a_run_to_a_result(made, capsys):
     np.testing.assert_allclose(found.value[0], found.agent_value[:, 2], rtol=1e-5)
     assert "CAVEAT" in found.summary() and "finite differences" in found.summary()
     assert (found.origin >= 0).all() and found.gap.shape == (5, 5)
+    words = ["dynamics", str(sim), "--recording", str(recording), "--directions", str(folder / "directions"), "--allow",
+             "--samples", "6", "--lags", "2", "--draws", "10", "--out", str(folder / "dynamics")]  # fmt: skip
+    assert cli.main(words) == 0 and len((folder / "dynamics" / "edges.csv").read_text().splitlines()) == 1 + 3 * 2 * 6
+    assert "same sign" in load_result(folder / "dynamics").summary()
     smoothing = {"samples": 3, "at": 1, "allow": True, "init": "random", "wrt": ["latent", "memory"]}
     again = measure_saliency(sim, copies=3, **smoothing)
     assert again.slopes["total.latent"].shape == (2, 3, 1, 4)

@@ -33,7 +33,9 @@ class LagsResult(Result):
 
     correlation: Pearson's; exchanged (draws, L, K, K) the same with the later side of another episode; p, two-sided, by
     the normal distribution with mean and deviation of `exchanged`. regression: coefficient of each earlier signal, all
-    together (a VAR at lag 1), with 95 % bounds low, high and p from episodes drawn again. pairs (L,) of steps.
+    together (a VAR at lag 1), with 95 % bounds low, high and p from episodes drawn again. unlinked
+    (draws, L, K, K): the same where each later signal keeps its own past alone (what this leaves of it is exchanged
+    between episodes): what unlike signals would show without any link. pairs (L,) of steps.
     """
 
     figure_size: ClassVar[tuple[float, float]] = (5.5, 4.6)
@@ -47,6 +49,7 @@ class LagsResult(Result):
     exchanged: np.ndarray
     p: np.ndarray
     regression: np.ndarray
+    unlinked: np.ndarray
     low: np.ndarray
     high: np.ndarray
     regression_p: np.ndarray
@@ -135,7 +138,8 @@ def correlate_lags(
     donors = [y[exchange_rows(episode, rng)] for _ in range(draws)]
     count, size = y.shape[1], len(lags)
     out = {name: np.zeros((size, count, count)) for name in ("r", "p", "beta", "low", "high", "beta_p")}
-    exchanged, pairs = np.zeros((draws, size, count, count), np.float32), np.zeros(size, np.int64)
+    exchanged, unlinked = (np.zeros((draws, size, count, count), np.float32) for _ in range(2))
+    pairs = np.zeros(size, np.int64)
     for place, lag in enumerate(lags):
         earlier, later, number = pairs_at(episode, chosen, lag)
         if len(earlier) < 2 * count + 2:
@@ -146,9 +150,12 @@ def correlate_lags(
         out["r"][place], out["beta"][place] = whole.correlation()[0], whole.regression()[0]
         if not draws:
             continue
+        alone = _own_past(y[earlier], y[later])
+        rest, none = y[later] - alone, np.zeros(len(earlier), np.int64)
         for draw, other in enumerate(donors):
-            none = np.zeros(len(earlier), np.int64)
             exchanged[draw, place] = Moments.of(y[earlier], other[later], none, 1).correlation()[0]
+            apart = alone + rest[exchange_rows(number, rng)]
+            unlinked[draw, place] = Moments.of(y[earlier], apart, none, 1).regression()[0]
         out["p"][place] = _two_sided(out["r"][place] - exchanged[:, place].mean(0), exchanged[:, place].std(0))
         usable = sums.drawn(weight[(weight @ sums.n) > 2 * count + 2])
         again = usable.regression()
@@ -157,10 +164,18 @@ def correlate_lags(
     own = getattr(recording, "provenance", None) or Provenance.here()
     return LagsResult(
         site=site, names=names, lags=lags, pairs=pairs, episodes=episodes, correlation=out["r"], exchanged=exchanged,
-        p=out["p"], regression=out["beta"], low=out["low"], high=out["high"], regression_p=out["beta_p"],
+        p=out["p"], regression=out["beta"], unlinked=unlinked, low=out["low"],
+        high=out["high"], regression_p=out["beta_p"],
         settings={"draws": draws, "seed": seed, "where": "custom" if isinstance(where, np.ndarray) else where},
         provenance=own.again(seeds={**own.seeds, "correlate_lags": seed}),
     )  # fmt: skip
+
+
+def _own_past(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What each later signal (pairs, K) owes to itself earlier, by least squares."""
+    centred = a - a.mean(0)
+    size = (centred**2).sum(0)
+    return b.mean(0) + centred * ((centred * b).sum(0) / np.where(size > 1e-300, size, np.inf))
 
 
 def _two_sided(value: np.ndarray, deviation: np.ndarray) -> np.ndarray:

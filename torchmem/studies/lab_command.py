@@ -1,4 +1,4 @@
-"""`torchmem saliency`: words to functions. Imports nothing heavy at first."""
+"""`torchmem saliency` and `torchmem dynamics`: words to functions. Imports nothing heavy at first."""
 
 from __future__ import annotations
 
@@ -80,6 +80,38 @@ def fill_saliency(parser: argparse.ArgumentParser, say: Say) -> Act:
         if found.frames.size and any(n.startswith("total.obs.") for n in found.slopes):
             shown = range(min(given.figures, len(found.frames)))
             save_figures({f"sample_{i}": found.figure(i) for i in shown}, folder, found.provenance.caveats)
+        say(f"wrote {folder}")
+        return 0
+
+    return act
+
+
+def fill_dynamics(parser: argparse.ArgumentParser, say: Say) -> Act:
+    """What drives what, along directions."""
+    _starts(parser, 64)
+    parser.add_argument("--directions", required=True, metavar="FOLDER", help="that torchmem directions wrote")
+    parser.add_argument("--lags", type=int, default=4, metavar="N", help="steps looked ahead (%(default)s)")
+    parser.add_argument("--ways", nargs="+", default=["total", "internal", "external"],
+                        choices=["total", "internal", "external"])  # fmt: skip
+    parser.add_argument("--draws", type=int, default=200, metavar="N", help="of the nulls (%(default)s)")
+    parser.add_argument("--through", default="probs", choices=["probs", "logp", "none"], help="discrete actions")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.result import save_figures
+        from torchmem.studies.dynamics import measure_dynamics
+        from torchmem.studies.folder import write_csv
+
+        if given.recording is None:
+            raise ValueError("dynamics compares a simulator with real play: give --recording")
+        names = (*STARTS, "lags", "ways", "draws", "through")
+        found = measure_dynamics(
+            given.simulator, given.recording, _directions(given.directions), agent=_agent(given),
+            **{n: getattr(given, n) for n in names},
+        )  # fmt: skip
+        say(found.summary())
+        folder = found.save(given.out)
+        write_csv(folder / "edges.csv", found.table())
+        save_figures({"matrices": found.figure()}, folder, found.provenance.caveats)
         say(f"wrote {folder}")
         return 0
 
