@@ -43,9 +43,13 @@ ELSEWHERE = {
         "torchmem.studies.lab_command:fill_saliency",
         "Gradients of value, actions or directions by memory, world and frames of earlier steps, way by way.",
     ),
+    "intervene": (
+        "torchmem.studies.lab_command:fill_intervene",
+        "Swap, drop or clamp directions of memory, in the simulator and in the real world, beside random directions.",
+    ),
     "dynamics": (
         "torchmem.studies.lab_command:fill_dynamics",
-        "Which direction of memory drives which: Jacobians in a simulator beside lagged links in real play, with nulls.",
+        "Which direction of memory drives which: Jacobians in a simulator beside lagged links in real play.",
     ),
     "directions": (
         "torchmem.analysis._directions_command:fill",

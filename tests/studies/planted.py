@@ -3,7 +3,7 @@
     cue A --> m_A --(+)--> action --> place --(shown)--> m_B        all of it linear
     cue B --> m_B --(-)--> action
 
-Memory is 8 numbers, a rotation of (m_A, m_B, six leaky noises). Step by step, from one memory to the next:
+Memory is 24 numbers, a rotation of (m_A, m_B, 22 leaky noises). Step by step, from one memory to the next:
 
     inside the agent  m_A <- KEEP m_A, m_B <- KEEP m_B
     through the world m_A -> place -> m_B with +PUSH, m_B -> place -> m_B with -PUSH     (one step later by place's own)
@@ -26,7 +26,7 @@ from torchmem.models.simulator.agent_loop import AgentLoop
 from torchmem.models.simulator.protocol import Start, Stepped
 from torchmem.types import EnvSpec, Space
 
-UNITS, INPUTS = 8, 8
+UNITS, INPUTS = 24, 24
 KEEP, GAIN, DRIVE, FAR = 0.8, 0.4, 0.7, 0.5  # of memory, of the actor, action -> place, place's own persistence
 SMALL = 0.002
 SPEC = EnvSpec(
@@ -38,12 +38,12 @@ CUE_STEPS, LENGTH = 3, 24
 
 
 def rotation() -> torch.Tensor:
-    """(8, 8) orthonormal rows: what each source moves in memory."""
+    """(24, 24) orthonormal rows: what each source moves in memory."""
     return torch.linalg.qr(torch.randn(UNITS, UNITS, generator=torch.Generator().manual_seed(3)))[0].float()
 
 
 def agent(dtype: torch.dtype = torch.float32) -> PPOAgent:
-    """seen: 0 cue A, 1 cue B (and place, SHOWN as strong), 2..7 noise."""
+    """seen: 0 cue A, 1 cue B (and place, SHOWN as strong), the others noise."""
     config = PPOConfig(
         core="gru", units=UNITS, encoder_layers=0, head_layers=0, see_action=False, learned_start=False
     )

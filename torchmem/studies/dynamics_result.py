@@ -96,13 +96,13 @@ class DynamicsResult(Result):
         lags = range(1, len(self.correlation))
         figure = Figure(figsize=(2.2 * len(lags) + 1.2, 2.2 * len(rows)), layout="constrained")
         axes = figure.subplots(len(rows), len(lags), squeeze=False)
-        for line, (name, values) in zip(axes, rows):
+        for row, (line, (name, values)) in enumerate(zip(axes, rows)):
             limit = max(float(np.abs(values[1:]).max()), 1e-9)
             for ax, lag in zip(line, lags):
                 shown = ax.imshow(values[lag], cmap="RdBu_r", vmin=-limit, vmax=limit)
                 ax.set_xticks([])
                 ax.set_yticks([])
-                if line is axes[0]:
+                if row == 0:
                     ax.set_title(f"{lag} later", fontsize=9)
             line[0].set_ylabel(name, fontsize=9)
             figure.colorbar(shown, ax=line[-1])

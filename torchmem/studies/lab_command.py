@@ -1,4 +1,4 @@
-"""`torchmem saliency` and `torchmem dynamics`: words to functions. Imports nothing heavy at first."""
+"""`torchmem saliency`, `dynamics` and `intervene`: words to functions. Imports nothing heavy at first."""
 
 from __future__ import annotations
 
@@ -113,6 +113,38 @@ def fill_dynamics(parser: argparse.ArgumentParser, say: Say) -> Act:
         write_csv(folder / "edges.csv", found.table())
         save_figures({"matrices": found.figure()}, folder, found.provenance.caveats)
         say(f"wrote {folder}")
+        return 0
+
+    return act
+
+
+def fill_intervene(parser: argparse.ArgumentParser, say: Say) -> Act:
+    """What happens when directions are edited."""
+    _starts(parser, 64)
+    parser.add_argument("--directions", required=True, metavar="FOLDER", help="that torchmem directions wrote")
+    parser.add_argument("--swap", nargs="+", default=[], metavar="A:B", help="movement along A goes along B; A<>B both")
+    parser.add_argument("--drop", nargs="+", default=[], type=int, metavar="K", help="nothing moves along K")
+    parser.add_argument("--clamp", nargs="+", default=[], metavar="K=Y", help="hold direction K at Y")
+    parser.add_argument("--in", dest="places", nargs="+", default=["simulator", "world"],
+                        choices=["simulator", "world"])  # fmt: skip
+    parser.add_argument("--doses", nargs="+", type=float, default=[0.5, 1.0], metavar="X", help="shares of the edit")
+    parser.add_argument("--controls", type=int, default=10, metavar="N", help="random directions drawn (%(default)s)")
+    parser.add_argument("--horizon", type=int, default=32, metavar="N", help="steps of each play (%(default)s)")
+    parser.add_argument("--predict", nargs="+", default=[], metavar="OUTCOME=+", help="sign expected of an outcome")
+
+    def act(given: argparse.Namespace) -> int:
+        from torchmem.studies.direction_edits import read_changes
+        from torchmem.studies.intervene import measure_interventions
+
+        changes = read_changes(given.swap, given.drop, given.clamp)
+        predicted = dict(one.rpartition("=")[::2] for one in given.predict)
+        names = (*STARTS, "places", "doses", "controls", "horizon")
+        found = measure_interventions(
+            given.simulator, given.recording, _directions(given.directions), changes, agent=_agent(given),
+            predicted=predicted, **{n: getattr(given, n) for n in names},
+        )  # fmt: skip
+        say(found.summary())
+        say(f"wrote {found.save(given.out)}")
         return 0
 
     return act
