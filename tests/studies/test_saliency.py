@@ -130,6 +130,12 @@ def test_the_command_from_a_run_to_a_result(made, capsys):
              "--samples", "6", "--lags", "2", "--draws", "10", "--out", str(folder / "dynamics")]  # fmt: skip
     assert cli.main(words) == 0 and len((folder / "dynamics" / "edges.csv").read_text().splitlines()) == 1 + 3 * 2 * 6
     assert "same sign" in load_result(folder / "dynamics").summary()
+    words = ["intervene", str(sim), "--recording", str(recording), "--directions", str(folder / "directions"),
+             "--allow", "--samples", "4", "--swap", "0<>1", "--drop", "2", "--controls", "2", "--horizon", "4",
+             "--predict", "return=+", "--out", str(folder / "intervene")]  # fmt: skip
+    assert cli.main(words) == 0
+    told = load_result(folder / "intervene").summary()
+    assert "world: return" in told and "simulator: action 0" in told and ("come true" in told or "came true" in told)
     smoothing = {"samples": 3, "at": 1, "allow": True, "init": "random", "wrt": ["latent", "memory"]}
     again = measure_saliency(sim, copies=3, **smoothing)
     assert again.slopes["total.latent"].shape == (2, 3, 1, 4)
