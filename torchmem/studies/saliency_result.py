@@ -92,6 +92,7 @@ class SaliencyResult(Result):
         ways = ", ".join(f"{way} {'solid dashed dotted'.split()[i]}" for i, way in enumerate(styles)
                          if f"{way}.{node}" in self.slopes)  # fmt: skip
         ax.set_ylim(bottom=0)
+        ax.set_xticks(range(0, self.steps, max(1, self.steps // 10)))
         return finish(ax, f"step ({ways})", f"length of gradient by {node}")
 
     def pictures(
