@@ -71,7 +71,8 @@ def theirs(world: Any, loop: Any, scalar: Scalar, latent: torch.Tensor) -> torch
     for node in nodes:
         node.retain_grad()
     scalar(play, AT).mean().backward()
-    found = torch.stack([play.turns[t].acted.memory.grad.mean(0) * COPIES for t in range(AT + 1)])
+    grads: list[Any] = [play.turns[t].acted.memory.grad for t in range(AT + 1)]
+    found = torch.stack([grad.mean(0) * COPIES for grad in grads])
     world.requires_grad_(False)
     return found
 

@@ -95,14 +95,14 @@ class DirectionsResult(Result):
         ax = self.axes(ax)
         at = np.arange(self.count)
         ax.bar(at, self.share, color=style.COLOURS[5], label="share of variance")
-        for values, colour, marker, label in (
-            (self.stability, style.COLOURS[0], "o", "stability (episodes drawn again)"),
-            (self.by_chance, style.CONTROL_COLOUR, "s", "random directions"),
+        for values, colour, marker, label, shift in (
+            (self.stability, style.COLOURS[0], "o", "stability (episodes drawn again)", -0.1),
+            (self.by_chance, style.CONTROL_COLOUR, "s", "random directions", 0.1),
         ):
             if len(values):
                 middle, ends = values.mean(0), np.quantile(values, [0.025, 0.975], axis=0)
                 bars = np.maximum([middle - ends[0], ends[1] - middle], 0)
-                ax.errorbar(at, middle, bars, fmt=marker, ms=4, color=colour, label=label, lw=1)
+                ax.errorbar(at + shift, middle, bars, fmt=marker, ms=4, color=colour, label=label, lw=1)
         ax.set_ylim(0, 1.05)
         ax.set_xticks(at[:: max(1, self.count // 16)])
         return style.finish(ax, f"direction of {self.site} ({self.method})", "share or correlation")
