@@ -57,10 +57,12 @@ def leaking(worlds: Any, agent: EnvSpec) -> Any:
 
     Raises ValueError where these worlds do not know it.
     """
+    if not agent.leaked:
+        return worlds
     unknown = sorted(set(agent.leaked.values()) - set(worlds.spec.truth))
     if unknown:
         raise ValueError(f"this agent was given the truth {unknown[0]!r}, which {worlds.spec.name} does not know")
-    return Leaking(worlds, agent) if agent.leaked else worlds
+    return Leaking(worlds, agent)
 
 
 class Collector:
