@@ -59,9 +59,11 @@ def leaking(worlds: Any, agent: EnvSpec) -> Any:
     """
     if not agent.leaked:
         return worlds
-    unknown = sorted(set(agent.leaked.values()) - set(worlds.spec.truth))
+    spec = getattr(worlds, "spec", None)  # pairs of worlds and worlds half-way have none
+    unknown = sorted(set(agent.leaked.values()) - set(spec.truth if spec else ()))
     if unknown:
-        raise ValueError(f"this agent was given the truth {unknown[0]!r}, which {worlds.spec.name} does not know")
+        where = spec.name if spec else type(worlds).__name__
+        raise ValueError(f"this agent was given the truth {unknown[0]!r}, which {where} does not know")
     return Leaking(worlds, agent)
 
 
