@@ -76,3 +76,13 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path, monkeypatch, written
         chunks.put(tmp_path / "c", bytes(3 * 4096 + 5))
     assert (tmp_path / "c").read_bytes() == b"old" and os.listdir(tmp_path) == ["c"]
     assert given == ([4 * 4096, 3 * 4096] if written == 4096 else [4 * 4096])
+
+
+def test_an_array_without_columns(tmp_path):
+    from torchmem.recording import Recording, RecordingWriter
+
+    with RecordingWriter(tmp_path / "r", control_hz=1.0, flush_bytes=1) as writer:
+        for _ in range(3):
+            writer.append({"nothing": np.zeros((2**16, 0), np.float32)}, {"step": np.arange(2**16)})
+    rec = Recording(tmp_path / "r")
+    assert rec.activations["nothing"][:].shape == (3 * 2**16, 0) and rec.covariates["step"][-1] == 2**16 - 1

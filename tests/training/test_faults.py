@@ -318,3 +318,18 @@ def test_ctrl_c_while_saving_lets_the_snapshot_finish(train, run, monkeypatch, s
     assert code == 130
     assert train(tiny.words(run))[0] == 0
     assert tiny.outcome(run) == straight
+
+
+def test_a_snapshot_of_another_version_is_refused_by_what_it_lacks(run, train, monkeypatch):
+    read = Snapshots.read
+
+    def older(self, name, agent):
+        shared, own = read(self, name, agent)
+        del own["acting"]
+        return shared, own
+
+    before = {f: f.read_bytes() for f in run.rglob("ckpt/**/*") if f.is_file()}
+    monkeypatch.setattr(Snapshots, "read", older)
+    code, said = train(tiny.words(run, "save.keep=2", steps=50))
+    assert code == 1 and "holds no 'acting': another version of torchmem wrote it" in said
+    assert before == {f: f.read_bytes() for f in run.rglob("ckpt/**/*") if f.is_file()}

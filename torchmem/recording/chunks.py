@@ -46,7 +46,7 @@ def write_rows(array: zarr.Array, folder: Path, start: int, rows: np.ndarray) ->
     """
     stop, length = start + len(rows), array.chunks[0]
     first, last = -(-start // length), stop // length
-    if first >= last:
+    if first >= last or not rows.size:
         array[start:stop] = rows
         return
     if start < first * length:
@@ -80,7 +80,8 @@ def _header(size: int, itemsize: int) -> bytes:
 def put(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file past the page cache where system and file system know how, else through it.
 
-    A reader sees the old file or the whole new one. Raises OSError (a full disk), and the old file is untouched.
+    A reader sees the old file or the whole new one. Raises OSError (a full disk), and the old file is untouched. Not
+    synced, unlike `atomic_write`: rows count only once recording.json tells of them, and that is synced after them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.part")

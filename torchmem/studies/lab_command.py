@@ -11,8 +11,8 @@ Act = Callable[[argparse.Namespace], int]
 STARTS = ("init", "guess", "samples", "seed", "device", "allow", "batch")
 
 
-def _starts(parser: argparse.ArgumentParser, samples: int) -> None:
-    """What every analysis of a simulator is told about its rollouts."""
+def _starts(parser: argparse.ArgumentParser, samples: int, directions: bool) -> None:
+    """What every analysis of a simulator is told about its rollouts. directions: it cannot do without them."""
     parser.add_argument("simulator", metavar="SIM", help="its run folder, or that of a dreamer or r2i agent")
     parser.add_argument("--recording", metavar="RECORDING", help="where real starts come from")
     parser.add_argument("--init", default="real", choices=["real", "random", "interpolate"], help="(%(default)s)")
@@ -23,6 +23,7 @@ def _starts(parser: argparse.ArgumentParser, samples: int) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of starts and noise (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--allow", action="store_true", help="also a simulator that failed or was never measured")
+    parser.add_argument("--directions", required=directions, metavar="FOLDER", help="that torchmem directions wrote")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="of the result")
 
 
@@ -46,7 +47,7 @@ def _directions(folder: str | None) -> Any:
 
 def fill_saliency(parser: argparse.ArgumentParser, say: Say) -> Act:
     """What each scalar hangs on."""
-    _starts(parser, 16)
+    _starts(parser, 16, directions=False)
     parser.add_argument(
         "--scalars", nargs="+", default=["value", "chosen"], metavar="SCALAR",
         help="value value_change chosen entropy reward done logp:A prob:A odds:A (A+B: of either) logit:A mean:I "
@@ -57,7 +58,6 @@ def fill_saliency(parser: argparse.ArgumentParser, say: Say) -> Act:
         "--wrt", nargs="+", metavar="NODE", help="memory carry world action latent obs.KEY (memory, world, all shown)"
     )
     parser.add_argument("--ways", nargs="+", default=["total", "internal"], choices=["total", "internal", "external"])
-    parser.add_argument("--directions", metavar="FOLDER", help="that torchmem directions wrote")
     parser.add_argument("--horizon", type=int, metavar="N", help="steps kept (up to --at)")
     parser.add_argument("--copies", type=int, default=1, metavar="N", help="SmoothGrad over N noisy starts")
     parser.add_argument("--noise", type=float, default=0.1, metavar="X", help="its size (%(default)s)")
@@ -88,8 +88,7 @@ def fill_saliency(parser: argparse.ArgumentParser, say: Say) -> Act:
 
 def fill_dynamics(parser: argparse.ArgumentParser, say: Say) -> Act:
     """What drives what, along directions."""
-    _starts(parser, 64)
-    parser.add_argument("--directions", required=True, metavar="FOLDER", help="that torchmem directions wrote")
+    _starts(parser, 64, directions=True)
     parser.add_argument("--lags", type=int, default=4, metavar="N", help="steps looked ahead (%(default)s)")
     parser.add_argument("--ways", nargs="+", default=["total", "internal", "external"],
                         choices=["total", "internal", "external"])  # fmt: skip
@@ -120,8 +119,7 @@ def fill_dynamics(parser: argparse.ArgumentParser, say: Say) -> Act:
 
 def fill_intervene(parser: argparse.ArgumentParser, say: Say) -> Act:
     """What happens when directions are edited."""
-    _starts(parser, 64)
-    parser.add_argument("--directions", required=True, metavar="FOLDER", help="that torchmem directions wrote")
+    _starts(parser, 64, directions=True)
     parser.add_argument("--swap", nargs="+", default=[], metavar="A:B", help="movement along A goes along B; A<>B both")
     parser.add_argument("--drop", nargs="+", default=[], type=int, metavar="K", help="nothing moves along K")
     parser.add_argument("--clamp", nargs="+", default=[], metavar="K=Y", help="hold direction K at Y")

@@ -42,6 +42,8 @@ class Experiment:
     and batch / N sequences of every update. Sampling is therefore uniform within a process, not over all of them.
     """
 
+    LOOK = "torchmem eval {logdir}   |   torchmem video {logdir}"  # what to do with a run that has ended
+
     def __init__(self, config: RunConfig, processes: Processes, device: torch.device) -> None:
         self.config, self.processes = config, processes
         size, rank = processes.size, processes.rank

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchmem.models.ppo.agent import PPOAgent
 from torchmem.training.clock import Clock
-from torchmem.training.experiment import as_config_error, worker_count
+from torchmem.training.experiment import Experiment, as_config_error, worker_count
 from torchmem.training.processes import Processes
 from torchmem.training.replay_size import readable
 from torchmem.training.rollout import Rollout, Worlds, permutations
@@ -27,6 +27,8 @@ class RolloutExperiment:
     One `collect` fills a whole rollout, `updates_due` then grants `ratio` passes over it. Several processes: each owns
     envs / N worlds with seeds of their own and batch / N columns of every update.
     """
+
+    LOOK = Experiment.LOOK
 
     def __init__(self, config: RunConfig, processes: Processes, device: torch.device) -> None:
         self.config, self.processes = config, processes

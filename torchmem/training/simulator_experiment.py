@@ -35,7 +35,6 @@ from torchmem.training.tree import TornFile
 from torchmem.training.typed import ConfigError
 
 WAY = "needs env=recording env.path=RECORDING env.agent=RUN (as torchmem simulator train writes it)"
-LOOK = "torchmem simulator report {logdir}   |   torchmem simulate {logdir} --out FOLDER"
 
 
 class SimulatorExperiment(Experiment):
@@ -43,6 +42,8 @@ class SimulatorExperiment(Experiment):
 
     Several processes: each holds its share of the training episodes, and batch / N sequences of every update.
     """
+
+    LOOK = "torchmem simulator report {logdir}   |   torchmem simulate {logdir} --out FOLDER"
 
     def __init__(self, config: RunConfig, processes: Processes, device: torch.device) -> None:
         self.config, self.processes = config, processes
@@ -75,7 +76,6 @@ class SimulatorExperiment(Experiment):
         self.clock = Clock(self.spec.action_repeat)
         self.taps, self.replay = None, None  # type: ignore[assignment]
         self._rows: list[dict[str, np.ndarray]] | None = None
-        self.look = LOOK.format(logdir=self.logdir)
 
     def _frozen_agent(self, device: torch.device) -> Any:
         """The agent in the loop: the copy that the run keeps, made of `env.agent` when it begins."""

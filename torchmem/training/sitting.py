@@ -92,7 +92,11 @@ class Sitting:
             x.open_replay(owner)
             watermark = 0
         else:
-            shared = x.restore(name)
+            try:
+                shared = x.restore(name)
+            except KeyError as error:
+                text = f"snapshot {name} in {self.logdir} holds no {error}: another version of torchmem wrote it"
+                raise TornFile(f"{text}; resume with that version, or choose another logdir=") from error
             watermark = shared["watermark"]
             self.goal.load(shared.get("goal", ()))  # snapshots from before there were goals
             self.saved_at = x.clock.agent_steps
@@ -189,14 +193,12 @@ class Sitting:
     def _farewell(self) -> list[str]:
         command = shlex.join(["python", *sys.argv])
         again = recompiles() if wanted(self.config.compile, self.experiment.device) else 0
-        look = f"torchmem eval {self.logdir}   |   torchmem video {self.logdir}"
-        look = getattr(self.experiment, "look", look)
         return [
             *([f"torch.compile recompiled {again} times: report this with the command line"] if again else []),
             f"snapshot: {self.logdir / 'ckpt'} (newest: {self.experiment.snapshots.latest()})",
             *([] if self.finished else [f"resume:   {command}"]),
             f"curves:   tensorboard --logdir {self.logdir}   or   torchmem plot {self.logdir}",
-            f"look:     {look}",
+            f"look:     {self.experiment.LOOK.format(logdir=self.logdir)}",
         ]
 
     # While running ---------------------------------------------------------------------------------------------------
