@@ -51,9 +51,17 @@ ELSEWHERE = {
         "torchmem.studies.lab_command:fill_dynamics",
         "Which direction of memory drives which: Jacobians in a simulator beside lagged links in real play.",
     ),
+    "behaviours": (
+        "torchmem.analysis._behaviours_command:fill",
+        "Cluster what agent and world hold and how it changes into behaviours: stability, profile, exemplar clips.",
+    ),
     "directions": (
         "torchmem.analysis._directions_command:fill",
         "Find the directions along which a recorded site moves (PCA, ICA, NMF): variance, stability, to edit along.",
+    ),
+    "panel": (
+        "torchmem.studies.panel.command:fill",
+        "One HTML page of real and simulated rollouts: frames, saliency, directions, traces, filters, edits, clusters.",
     ),
     "provenance": (
         "torchmem.pipeline.command:fill_provenance",

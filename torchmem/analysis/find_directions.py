@@ -10,13 +10,12 @@ import numpy as np
 
 from torchmem.analysis._directions_fit import METHODS, Basis, crowded, fit_basis, matched
 from torchmem.analysis._directions_result import DirectionsResult
+from torchmem.analysis._display import MAPS, display_map
 from torchmem.analysis._probe_data import Recorded, find_sites, where_mask
 from torchmem.analysis.nulls import spans
 from torchmem.provenance import Provenance
 
 __all__ = ["DirectionsResult", "find_directions"]
-
-MAPS = ("none", "tsne", "umap")
 
 
 def find_directions(
@@ -80,7 +79,7 @@ def find_directions(
         decode=basis.decode, share=y.var(0) * shape.sum(1) / power,
         total=float(1 - (rest - rest.mean(0)).var(0).sum() / power), stability=stability, by_chance=chance,
         spread=y.std(0), low=np.quantile(y, 0.01, axis=0), high=np.quantile(y, 0.99, axis=0), sample=y[shown],
-        sample_rows=rows[shown], map=_map(y[shown] / y.std(0), display, seed), rows=len(rows),
+        sample_rows=rows[shown], map=display_map(y[shown] / y.std(0), display, seed), rows=len(rows),
         episodes=len(np.unique(episode)), kept=float(kept.mean()), converged=basis.converged,
         settings={"count": count, "where": "custom" if isinstance(where, np.ndarray) else where, "steps": steps,
                   "draws": draws, "outliers": outliers, "display": display, "seed": seed},
@@ -109,18 +108,3 @@ def _stability(
         except ValueError:
             continue
     return found, chance
-
-
-def _map(y: np.ndarray, display: str, seed: int) -> np.ndarray:
-    if display == "none":
-        return np.zeros((0, 2))
-    if display == "umap":
-        try:
-            from umap import UMAP  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise ValueError("display=umap needs umap-learn, which is not installed: take display=tsne") from error
-        return np.asarray(UMAP(random_state=seed).fit_transform(y))
-    from sklearn.manifold import TSNE
-
-    perplexity = min(30.0, max(2.0, (len(y) - 1) / 4))
-    return TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(y)
