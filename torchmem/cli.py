@@ -245,6 +245,9 @@ def record(parser: argparse.ArgumentParser) -> Action:
     parser.add_argument("--envs", type=int, default=16, metavar="N", help="worlds in lock-step (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes for them (%(default)s)")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest action")
+    parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="divides its logits (%(default)s)")
+    parser.add_argument("--epsilon", type=float, default=0.0, metavar="P", help="share of random actions (%(default)s)")
+    parser.add_argument("--sticky", type=float, default=0.0, metavar="P", help="share of repeated ones (%(default)s)")
     parser.add_argument("--untrained", action="store_true", help="the same agent before learning, a control")
     parser.add_argument("--edits", metavar="FOLDER", help="edits that hold while recording (surgery's save_edits)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"], help="of the sites")
@@ -256,6 +259,7 @@ def record(parser: argparse.ArgumentParser) -> Action:
     def act(given: argparse.Namespace) -> int:
         from torchmem.artefact import append_record
         from torchmem.provenance import device
+        from torchmem.surgery.behaviour_mix import Behaviour
         from torchmem.surgery.edit_files import load_edits
         from torchmem.surgery.model import load, untrained
         from torchmem.surgery.record import record
@@ -267,6 +271,7 @@ def record(parser: argparse.ArgumentParser) -> Action:
             untrained(model, given.seed) if given.untrained else model,
             **{name: getattr(given, name) for name in same},
             edits=load_edits(given.edits) if given.edits else (),
+            behaviour=Behaviour(given.temperature, given.epsilon, given.sticky),
             observations=not given.no_observations,
             env_kwargs=env_kwargs,
             progress=True,

@@ -25,6 +25,7 @@ from torchmem.envs.vector import VectorEnv
 from torchmem.models.checkpoint import plain
 from torchmem.recording import Recording, RecordingError, RecordingWriter
 from torchmem.result import Provenance
+from torchmem.surgery.behaviour_mix import Behaviour, Mixer
 from torchmem.surgery.edit import Edits
 from torchmem.surgery.read_out import ReadOut
 from torchmem.surgery.schedule import EpisodeNoise, Schedule
@@ -33,6 +34,7 @@ from torchmem.types import EnvSpec, Site, Space
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 POOLING = ("none", "mean")
+OWN = Behaviour()
 log = logging.getLogger("torchmem")
 
 
@@ -48,6 +50,7 @@ def record(
     greedy: bool = False,
     out: str | Path | None = None,
     edits: Any = (),
+    behaviour: Behaviour = OWN,
     dtype: str | Mapping[str, str] = "float32",
     pooling: str | Mapping[str, str] = "none",
     observations: bool = True,
@@ -60,7 +63,8 @@ def record(
     model: from `torchmem.load`. env, env_kwargs: the world; default, the one the agent was made for. sites: names, or
     patterns with `*`, which take every site that runs while acting; one text may hold several, apart by spaces.
     greedy: take the likeliest action (latents are sampled either way). edits: hold throughout, beside those that hold
-    on the model already. dtype: float32, float16 or bfloat16 of all sites, or by pattern ({"dynamics.*": "bfloat16"},
+    on the model already. behaviour: what it does in place of its own choices (value and logits stay what it thinks).
+    dtype: float32, float16 or bfloat16 of all sites, or by pattern ({"dynamics.*": "bfloat16"},
     the rest float32). pooling: likewise; "mean" averages maps over height and width. observations: keep them too, as
     `obs.<key>`. workers: processes for the worlds.
 
@@ -89,17 +93,18 @@ def record(
             stack.enter_context(model.edited(added))
         held = [{"edit": edit.describe(), "digest": edit.digest} for edit in model.edits]
         weights = weights_hash(model.agent)
+        mixed = {} if behaviour.own else {"behaviour": dataclasses.asdict(behaviour)}
         temporary = TemporaryDirectory(prefix="torchmem-recording-") if out is None else None
         folder = Path(temporary.name if temporary else str(out))
         plan = {
             "env": name, "kwargs": plain(kwargs), "sites": asked, "episodes": episodes, "seed": seed,
             "envs": schedule.n, "greedy": greedy, "edits": held, "dtype": kinds, "pooling": pools,
-            "observations": observations, "weights": weights,
+            "observations": observations, "weights": weights, **mixed,
         }  # fmt: skip
         provenance = Provenance.here(
             checkpoint=str(model.path) if model.path else None, weights=weights,
             config=plain(dataclasses.asdict(model.agent.config)), seeds={"record": seed}, edits=tuple(held),
-            caveats=model.caveats,
+            caveats=(*model.caveats, *([f"behaviour mixed: {behaviour.describe()}"] if mixed else [])),
         )  # fmt: skip
         writer = stack.enter_context(RecordingWriter(
             folder, control_hz=spec.control_hz, units=units_of(spec), plan=plan,
@@ -112,6 +117,7 @@ def record(
             )
             worlds = leaking(worlds, model.spec)
             session = _Session(model, worlds, schedule, chosen, kinds, pools, greedy, observations)
+            session.mixer = Mixer(behaviour, model.agent, schedule.n) if mixed else None
             session.run(writer, progress, {n for n in asked if n in chosen})
             writer.finish()
     rec = Recording(folder)
@@ -133,6 +139,7 @@ class _Session:
         self.collector = Collector(worlds, model.initial(schedule.n), model.agent.device)
         self.ran: list[str] = []  # sites in the order of their turns, until the first step is over
         self.thoughts = ReadOut(model, self.tape)
+        self.mixer: Mixer | None = None
 
     def run(self, writer: RecordingWriter, progress: bool, named: set[str]) -> None:
         """Play until every quota is filled. named: sites that must run (the others came from a pattern)."""
@@ -159,14 +166,20 @@ class _Session:
     def _act(self, obs: Mapping[str, Tensor], carry: Any) -> tuple[dict[str, Tensor], Any, dict[str, Tensor]]:
         for row in torch.nonzero(obs["is_first"]).flatten().tolist():
             self.noise.begin(row, self.schedule.seed_of(row))
+            if self.mixer is not None:
+                self.mixer.begin(row, self.schedule.seed_of(row))
             self.schedule.began(row, self.tape.step)
         noise = self.noise.step()
         if self.greedy:
             noise = dataclasses.replace(noise, action=None)
+        if self.mixer is not None:
+            noise = self.mixer.heat(noise)
         # for conditions of edits; the agent does not get it
         self.model._bench.truth = {key: torch.as_tensor(value) for key, value in self.collector.truth.items()}
         actions, carry = self.model.act(obs, carry, noise)
         self.thoughts.note(carry)
+        if self.mixer is not None:
+            actions, carry = self.mixer.act(obs["is_first"], actions, carry)
         return actions, carry, {}
 
     def _hand_over(self, writer: RecordingWriter, bar: tqdm) -> None:
