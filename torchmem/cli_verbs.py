@@ -47,6 +47,10 @@ ELSEWHERE = {
         "torchmem.studies.lab_command:fill_intervene",
         "Swap, drop or clamp directions of memory, in the simulator and in the real world, beside random directions.",
     ),
+    "optimise": (
+        "torchmem.studies.optimise_command:fill",
+        "Search a simulator's space of starts for what the agent values or does most, beside random and real starts.",
+    ),
     "dynamics": (
         "torchmem.studies.lab_command:fill_dynamics",
         "Which direction of memory drives which: Jacobians in a simulator beside lagged links in real play.",

@@ -85,6 +85,18 @@ def make_edits(
     return edits
 
 
+def named_edits(
+    directions: DirectionsResult | None, swap: Sequence[str], drop: Sequence[int], clamp: Sequence[str]
+) -> list[SiteEdit]:
+    """The edits that these words ask for, whole; none for no words. Raises ValueError, also without directions."""
+    changes = read_changes(swap, drop, clamp)
+    if not changes.numbers:
+        return []
+    if directions is None:
+        raise ValueError("swap, drop and clamp edit along directions: give the folder that torchmem directions wrote")
+    return make_edits(directions, changes)
+
+
 def random_rows(directions: DirectionsResult, changes: Changes, rng: np.random.Generator) -> np.ndarray:
     """As many random directions as are named, each as long: each unit drawn by its own standard deviation, dead units
     left out. They overlap with those named as chance has it, most in small memories."""

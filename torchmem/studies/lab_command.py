@@ -33,7 +33,8 @@ def _agent(given: argparse.Namespace) -> Any:
     return load(given.agent, given.device) if given.agent else None
 
 
-def _directions(folder: str | None) -> Any:
+def read_directions(folder: str | None) -> Any:
+    """What `torchmem directions` wrote in a folder; None where none is named. Raises ValueError for another result."""
     if folder is None:
         return None
     from torchmem.analysis.find_directions import DirectionsResult
@@ -72,7 +73,7 @@ def fill_saliency(parser: argparse.ArgumentParser, say: Say) -> Act:
 
         names = (*STARTS, "scalars", "at", "wrt", "ways", "horizon", "copies", "noise", "points", "through", "sees")
         found = measure_saliency(
-            given.simulator, given.recording, agent=_agent(given), directions=_directions(given.directions),
+            given.simulator, given.recording, agent=_agent(given), directions=read_directions(given.directions),
             **{n: getattr(given, n) for n in names},
         )  # fmt: skip
         say(found.summary())
@@ -104,7 +105,7 @@ def fill_dynamics(parser: argparse.ArgumentParser, say: Say) -> Act:
             raise ValueError("dynamics compares a simulator with real play: give --recording")
         names = (*STARTS, "lags", "ways", "draws", "through")
         found = measure_dynamics(
-            given.simulator, given.recording, _directions(given.directions), agent=_agent(given),
+            given.simulator, given.recording, read_directions(given.directions), agent=_agent(given),
             **{n: getattr(given, n) for n in names},
         )  # fmt: skip
         say(found.summary())
@@ -138,7 +139,7 @@ def fill_intervene(parser: argparse.ArgumentParser, say: Say) -> Act:
         predicted = dict(one.rpartition("=")[::2] for one in given.predict)
         names = (*STARTS, "places", "doses", "controls", "horizon")
         found = measure_interventions(
-            given.simulator, given.recording, _directions(given.directions), changes, agent=_agent(given),
+            given.simulator, given.recording, read_directions(given.directions), changes, agent=_agent(given),
             predicted=predicted, **{n: getattr(given, n) for n in names},
         )  # fmt: skip
         say(found.summary())

@@ -25,7 +25,9 @@ from torchmem.models.simulator.rollout import rollout, rollout_noise
 from torchmem.models.simulator.window import cut_window
 from torchmem.recording import Recording, RecordingWriter
 from torchmem.result import Provenance
+from torchmem.studies.direction_edits import in_simulator
 from torchmem.studies.fidelity import require_fidelity
+from torchmem.surgery.edits import SiteEdit
 from torchmem.training.recorded import check_recording, read_rows, spread_places, windows_at
 from torchmem.video import gif_bytes
 
@@ -47,6 +49,7 @@ def simulate(
     world_noise: bool = False,
     action_noise: bool = False,
     sees: str = "frames",
+    edits: Sequence[SiteEdit] = (),
     seed: int = 0,
     batch: int = 32,
     device: str = "cpu",
@@ -59,7 +62,8 @@ def simulate(
     actions: horizon classes to take in place of the agent's own, the same in every sample. agent: another one of the
     same world. guess: let informed starts, too, take the agent's memory as the simulator guesses it, as the original
     does. world_noise, action_noise: sample; default, the modes: then nothing is random but the starts. sees: see
-    `rollout`. allow: go on with a simulator that failed its gate or was never measured.
+    `rollout`. edits: of the site `memory` (direction_edits.py), before the agent's heads read it; without them the same
+    call gives the matched rollouts. allow: go on with a simulator that failed its gate or was never measured.
 
     The same arguments give the same recording. Raises FidelityError, ValueError for what does not fit together,
     FileExistsError where `out` holds something.
@@ -75,6 +79,9 @@ def simulate(
     latents = hasattr(world, "from_latent")
     if (init != "real" or guess) and not latents:
         raise ValueError(f"{simulator} is an agent's own world model, whose starts are no points of a space: init=real")
+    wrong = [one.site for one in edits if one.site != "memory"]
+    if wrong:
+        raise ValueError(f"in a simulator the agent is edited at the site memory, not at {wrong[0]}")
     given = _actions(loop, actions, horizon)
     starts = Starts(world, loop, init, recording, samples, guess, seed, device)
     how = {
@@ -85,6 +92,7 @@ def simulate(
     caveat = "simulated" if report is None or report.passed else "simulated, by a simulator that failed its gate"
     provenance = Provenance.here(
         checkpoint=str(home), weights=weights_of(home), config=how, seeds={"simulate": seed},
+        edits=tuple(one.describe() for one in edits),
         caveats=(caveat if report else "simulated, fidelity never measured",),
     )  # fmt: skip
     units = {"reward": "reward", "value": "discounted return", "done": "probability"}
@@ -95,8 +103,11 @@ def simulate(
             noise = rollout_noise(world, loop, len(rows), horizon, generator, world=world_noise, actions=action_noise)
             start, latent, origin = starts.of(rows, noise)
             taken = None if given is None else {k: v.expand(len(rows), -1).to(device) for k, v in given.items()}
+            edit = in_simulator(edits, loop.agent) if edits else None  # counts steps: a fresh one for each batch
             with torch.no_grad():
-                found = rollout(world, loop, start, horizon, noise, actions=taken, sees=sees)
+                found = rollout(
+                    world, loop, start, horizon, noise, actions=taken, sees=sees, edit=edit, early=bool(edits)
+                )
             _write(writer, world, found, latent, origin)
         writer.finish()
     return Recording(out)

@@ -67,6 +67,10 @@ def fill_simulate(parser: argparse.ArgumentParser, say: Say) -> Act:
     parser.add_argument("--world-noise", action="store_true", help="sample the world's latents, not their modes")
     parser.add_argument("--action-noise", action="store_true", help="sample the agent's actions, not their modes")
     parser.add_argument("--sees", default="frames", choices=["frames", "latent"], help="what the agent is given")
+    parser.add_argument("--directions", metavar="FOLDER", help="of the agent's memory, for the next three")
+    parser.add_argument("--swap", nargs="+", default=[], metavar="A:B", help="movement along A goes along B; A<>B both")
+    parser.add_argument("--drop", nargs="+", default=[], type=int, metavar="K", help="nothing moves along K")
+    parser.add_argument("--clamp", nargs="+", default=[], metavar="K=Y", help="hold direction K at Y")
     parser.add_argument("--seed", type=int, default=0, help="of starts and noise (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument("--allow", action="store_true", help="also a simulator that failed or was never measured")
@@ -74,12 +78,15 @@ def fill_simulate(parser: argparse.ArgumentParser, say: Say) -> Act:
 
     def act(given: argparse.Namespace) -> int:
         from torchmem.models.checkpoint import load
+        from torchmem.studies.direction_edits import named_edits
+        from torchmem.studies.lab_command import read_directions
         from torchmem.studies.simulate import film, simulate
 
         names = ("init", "recording", "samples", "horizon", "actions", "guess", "world_noise", "action_noise", "sees",
                  "seed", "device", "allow")  # fmt: skip
         agent = load(given.agent, given.device) if given.agent else None
-        rec = simulate(given.simulator, given.out, agent=agent, **{n: getattr(given, n) for n in names})
+        edits = named_edits(read_directions(given.directions), given.swap, given.drop, given.clamp)
+        rec = simulate(given.simulator, given.out, agent=agent, edits=edits, **{n: getattr(given, n) for n in names})
         say(rec.summary())
         if given.gif:
             say(f"wrote {film(rec, given.gif)}")
