@@ -249,3 +249,17 @@ def test_a_dreamer_is_measured_and_simulated_in_its_own_world(tmp_path):
         made = simulate(agent, tmp_path / sees, recording=rec.path, samples=3, horizon=4, sees=sees, allow=True)
         assert made.activations["memory"].shape == (12, 16) and "latent" not in made.activations
     assert MEMORY not in made.covariates
+
+
+def test_training_measures_at_its_end_if_asked(made, tmp_path, capsys):
+    _, agent, recording = made
+    words = ["simulator", "train", str(recording), "--agent", str(agent), "--out", str(tmp_path / "run")]
+    words += ["--set", *simulated.SIZES, *simulated.LOOP, f"steps={simulated.STRIDE}"]
+    assert cli.main([*words, "--report", "horizon=5", "gates=3"]) == 2
+    assert "--report gates=3: write NAME=N, with a name of horizon, gate" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert cli.main([*words, "--report", "horizon=5", "gate=3"]) == 0, "trained and measured, though it failed"
+    found = load_result(tmp_path / "run" / "fidelity")
+    assert (found.horizon, found.gate, found.passed) == (5, 3, False)
+    with pytest.raises(FidelityError, match="no better than copying"):
+        require_fidelity(tmp_path / "run" / "ckpt")

@@ -22,6 +22,11 @@ def fill_simulator(parser: argparse.ArgumentParser, say: Say) -> Act:
         help="such as steps=1e6; torchmem train --keys agent=simulator env=recording lists them all",
     )  # fmt: skip
 
+    train.add_argument(
+        "--report", nargs="*", metavar="NAME=N",
+        help="once it is trained, measure it as simulator report does, with its numbers: horizon=8 gate=6",
+    )  # fmt: skip
+
     report = verbs.add_parser("report", help="measure it on levels held out, beside copying the last frame")
     report.add_argument("simulator", metavar="SIM", help="its run folder, or that of a dreamer or r2i agent")
     report.add_argument("--recording", required=True, metavar="RECORDING", help="its own, or another of its world")
@@ -35,15 +40,21 @@ def fill_simulator(parser: argparse.ArgumentParser, say: Say) -> Act:
     report.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
 
     def act(given: argparse.Namespace) -> int:
-        if given.what == "train":
-            from torchmem.training.command import main
-
-            words = ["agent=simulator", "env=recording", f"env.path={given.recording}", f"env.agent={given.agent}"]
-            words += [f"logdir={given.out}", *([f"preset={given.preset}"] if given.preset else []), *given.set]
-            return main(words)
         from torchmem.result import load_result
         from torchmem.studies.fidelity import report_fidelity
 
+        if given.what == "train":
+            from torchmem.training.command import main
+
+            asked = None if given.report is None else _numbers(given.report, numbers)  # what is wrong is said at once
+            words = ["agent=simulator", "env=recording", f"env.path={given.recording}", f"env.agent={given.agent}"]
+            words += [f"logdir={given.out}", *([f"preset={given.preset}"] if given.preset else []), *given.set]
+            code = main(words)
+            if code or asked is None:
+                return code
+            folder = report_fidelity(given.out, given.recording, **asked)
+            say(f"{load_result(folder).summary()}\nwrote {folder}")
+            return 0  # it is trained; whether it may be used is what every analysis asks of the report
         names = (*numbers, "limit", "all_levels", "device")
         folder = report_fidelity(given.simulator, given.recording, given.out, **{n: getattr(given, n) for n in names})
         found = load_result(folder)
@@ -51,6 +62,17 @@ def fill_simulator(parser: argparse.ArgumentParser, say: Say) -> Act:
         return 0 if found.passed else 1  # type: ignore[attr-defined]
 
     return act
+
+
+def _numbers(words: list[str], known: dict[str, int]) -> dict[str, int]:
+    """horizon=8 -> {"horizon": 8}. Raises ValueError naming the word that is wrong."""
+    found = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if name not in known or not number.isdecimal():
+            raise ValueError(f"--report {word}: write NAME=N, with a name of {', '.join(known)}")
+        found[name] = int(number)
+    return found
 
 
 def fill_simulate(parser: argparse.ArgumentParser, say: Say) -> Act:
