@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import crafter
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from torchmem.cli import main
 from torchmem.envs import env_spec, make_env
 from torchmem.envs.crafter import DOWN, LEFT, MEANINGS, RIGHT, UP, VITALS, world_action
 from torchmem.envs.crafter_config import CrafterConfig
+from torchmem.envs.crafter_game import Game
 from torchmem.envs.crafter_map import read_map
 
 NUMBER = {name: i for i, name in enumerate(MEANINGS)}
@@ -267,3 +269,18 @@ def test_every_field_is_explained_and_in_the_config_group(capsys):
     assert main(["envs", "crafter"]) == 0
     told = capsys.readouterr().out
     assert all(f"env.{field.name}=" in told for field in dataclasses.fields(CrafterConfig))
+
+
+@pytest.mark.parametrize("area", [(64, 64), (40, 24)])
+def test_worlds_are_the_packages_tile_by_tile(area):
+    """Terrain, creatures, and the random numbers that are left: our generator draws maps, the package tile by tile."""
+    game = Game(CrafterConfig(area=area))
+    for seed in range(8):
+        stock = crafter.Env(area=area, seed=seed)
+        stock.reset()
+        game.open(seed)
+        ours, theirs = game._world, stock._world
+        np.testing.assert_array_equal(ours._mat_map, theirs._mat_map)
+        placed = [sorted((type(c).__name__, *map(int, c.pos)) for c in w.objects) for w in (ours, theirs)]
+        assert placed[0] == placed[1] and len(placed[0]) > 1
+        assert ours.random.uniform() == theirs.random.uniform()

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import opensimplex
-from crafter import objects, worldgen
+from crafter import objects
 
 from torchmem.envs.crafter_config import CrafterConfig
+from torchmem.envs.crafter_generate import generate_creatures, generate_materials
 from torchmem.envs.crafter_map import WALKABLE, Map
 
 HASH_RANGE = 2**31 - 1
@@ -30,13 +31,11 @@ def fill_world(world: Any, player: Any, config: CrafterConfig, drawn: Map | None
     """Terrain and creatures for a world that holds the player alone. cows: random numbers for cow_worldgen_scale."""
     if drawn is not None:
         _from_map(world, player, drawn)
-    elif config.fixed_layout is None and not config.island:
-        worldgen.generate_world(world, player)
     else:
-        own = int(world.random.randint(0, 2**31 - 1))  # drawn in any case, as the package draws it
+        own = int(world.random.randint(0, HASH_RANGE))  # drawn in any case, as the package draws it
         if config.fixed_layout is not None:
             other = np.random.RandomState(package_state(config.fixed_layout, 1))
-            own = int(other.randint(0, 2**31 - 1))
+            own = int(other.randint(0, HASH_RANGE))
         _generate(world, player, config, own)
     if config.disable_mobs:
         for creature in world.objects:
@@ -50,18 +49,12 @@ def _generate(world: Any, player: Any, config: CrafterConfig, seed: int) -> None
     """As the package does it, but with the noise of a given seed, which decides all terrain; trees, ores and creatures
     come from the world's random numbers."""
     noise = opensimplex.OpenSimplex(seed=seed)
-    tunnels = np.zeros(world.area, bool)
-    width, height = world.area
-    for x in range(width):
-        for y in range(height):
-            worldgen._set_material(world, (x, y), player, tunnels, noise)
+    tunnels = generate_materials(world, tuple(player.pos), noise)
     if config.island:
         coast = noise if config.island_seed is None else opensimplex.OpenSimplex(seed=config.island_seed)
         for x, y in np.argwhere(~_land(world.area, tuple(player.pos), config, coast)):
             world[x, y] = "water"
-    for x in range(width):
-        for y in range(height):
-            worldgen._set_object(world, (x, y), player, tunnels)
+    generate_creatures(world, player, tunnels)
 
 
 def _land(area: tuple[int, int], start: tuple[int, int], config: CrafterConfig, noise: Any) -> np.ndarray:
