@@ -106,6 +106,48 @@ def test_observation_losses_are_half_squares_and_cross_entropy():
     torch.testing.assert_close(losses["image"], 0.5 * (decoded["image"] - truth).square().flatten(2).sum(-1))
 
 
+def test_what_heads_and_transition_say_is_compared_by_these_formulas():
+    """Reward, end, KL and update of whole windows, from the networks' own outputs, number by number."""
+    net = tiny.simulator(tiny.ppo())
+    batch, noise = net.random_batch(3, 6), net.training_noise(3, 6, torch.Generator().manual_seed(0))
+    window = cut_window(batch, net.spec, 3)
+    losses, latent, _ = net.world_losses(window, noise)
+    begin = net.state(latent, noise.posterior[:, 0])
+    obs = {"view": window.obs["view"], "kind": torch.nn.functional.one_hot(window.obs["kind"], 4).float()}
+    tokens = net.embed({key: value.flatten(0, 1) for key, value in obs.items()}).unflatten(0, (3, 5))
+    states, posterior, prior = net.transition.posterior(
+        begin, net.actions_before(window), tokens, noise.posterior[:, 1:]
+    )
+    feat = torch.cat([states.deter, states.stoch.flatten(-2)], -1)
+    guess, logit = net.reward(feat).detach(), net.terminal(feat).detach().double().numpy()
+    np.testing.assert_allclose(losses["reward"].detach(), 0.5 * (guess - batch["reward"][:, 2:]) ** 2, rtol=1e-5)
+    p, ended = 1 / (1 + np.exp(-logit)), batch["is_terminal"][:, 2:].double().numpy()
+    truth = -(ended * np.log(p) + (1 - ended) * np.log(1 - p))
+    np.testing.assert_allclose(losses["terminal"].detach(), truth, rtol=1e-4)
+    post, pri = (x.detach().double().numpy() for x in (posterior, prior))
+    np.testing.assert_allclose(losses["kl"].detach(), (np.exp(post) * (post - pri)).sum((-2, -1)), rtol=1e-4, atol=1e-6)
+    h = np.concatenate([begin.deter.detach().numpy()[:, None], states.deter.detach().numpy()], 1)
+    np.testing.assert_allclose(losses["update"].detach(), np.sqrt(((h[:, 1:] - h[:, :-1]) ** 2).sum(-1)), rtol=1e-4)
+
+
+def test_the_start_is_guessed_by_squares_and_cross_entropy():
+    net = tiny.simulator(tiny.ppo())
+    batch = net.random_batch(3, 6)
+    batch["is_first"][:, 1:] = False
+    batch["is_first"][0, 2] = True  # this one opens an episode: nothing is carried, no action came before
+    batch[MEMORY] = torch.randn_like(batch[MEMORY])
+    window = cut_window(batch, net.spec, 3)
+    carry, raw = (x.detach().numpy() for x in net.guess(net.encode(window.context).detach()))
+    out = net.loss(batch, Noise.mode()).losses["start"].detach().numpy()
+    logp = raw - np.log(np.exp(raw).sum(-1, keepdims=True))
+    for row in range(3):
+        fresh = row == 0
+        known = net.agent_loop.agent.initial(1).hidden[0].detach() if fresh else batch[MEMORY][row, 1, :6]
+        truth = ((carry[row] - known.numpy()) ** 2).sum()
+        truth -= 0 if fresh else logp[row, int(batch["action"][row, 1])]
+        assert out[row] == pytest.approx(truth, rel=1e-4)
+
+
 def test_the_memory_loss_is_the_agents_own_memory_on_what_is_drawn():
     agent = tiny.ppo()
     net = tiny.simulator(agent)

@@ -94,7 +94,8 @@ class AgentLoop:
             taken[key] = index.to(getattr(torch, space.dtype))
             hot = F.one_hot(index, logits.shape[-1]).to(logits.dtype)
             if through != "none" and logits.requires_grad:
-                soft = torch.log_softmax(logits, -1) if through == "logp" else torch.softmax(logits, -1)
+                tilted = logits + draw if through == "gumbel" and draw is not None else logits
+                soft = torch.log_softmax(logits, -1) if through == "logp" else torch.softmax(tilted, -1)
                 hot = hot + (soft - soft.detach())
             parts.append(hot.flatten(1))
         return taken, torch.cat(parts, -1)
@@ -104,6 +105,26 @@ class AgentLoop:
     ) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, ...]]]:
         """Along given observations and actions (B, T, ...): memory (B, T, M), value (B, T), action parameters."""
         out = self.agent.unroll(obs, actions, is_first, carry, noise)
+        return self._memory(out, is_first), out.value, out.policy
+
+    def _memory(self, out: Any, is_first: Tensor) -> Tensor:
         states = getattr(out, "states", out)  # what memory_of reads of a carry lies there by the same names
-        memory = self.agent.memory_of(states)
-        return memory.reshape(*is_first.shape, -1), out.value, out.policy
+        return self.agent.memory_of(states).reshape(*is_first.shape, -1)
+
+    def memories(
+        self, obs: Mapping[str, Tensor], actions: Mapping[str, Tensor], is_first: Tensor, carry: Any, noise: Noise,
+        truncate: int = 0,
+    ) -> Tensor:  # fmt: skip
+        """Memory (B, T, M) as in `sequence`. truncate: the carry is cut after every so many steps; 0: never."""
+        if not truncate:
+            return self.sequence(obs, actions, is_first, carry, noise)[0]
+        parts = []
+        for at in range(0, is_first.shape[1], truncate):
+            some = slice(at, at + truncate)
+            seen, taken = ({key: value[:, some] for key, value in rows.items()} for rows in (obs, actions))
+            drawn = None if noise.posterior is None else noise.posterior[:, some]
+            draws = dataclasses.replace(noise, posterior=drawn)
+            out = self.agent.unroll(seen, taken, is_first[:, some], carry, draws)
+            parts.append(self._memory(out, is_first[:, some]))
+            carry = cut(out.carry)
+        return torch.cat(parts, 1)

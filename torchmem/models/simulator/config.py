@@ -36,6 +36,9 @@ class SimulatorConfig:
     )
     bottleneck: Literal["sphere", "vae"] = option("sphere", "What a start is: a point of a sphere, or a Gaussian's.")
     transition: Literal["rssm", "s5"] = option("rssm", "What moves the state: a LayerNorm GRU, or S5 layers.")
+    latents: Literal["categorical", "gaussian"] = option(
+        "categorical", "What z is; gaussian needs transition=rssm and has no use for classes and unimix."
+    )
     context: int = option(3, "Real steps that a start is made from; the last one is the first to be simulated.")
     # Sizes.
     latent: int = option(32, "Numbers of a start.")
@@ -64,6 +67,7 @@ class SimulatorConfig:
     legacy_repulsion: bool = option(
         False, "Repulsion as a sum over all pairs, each start with itself too, as the original has it."
     )
+    truncate: int = option(0, "Simulated steps after which gradients through time stop, world's and agent's; 0: never.")
     # Optimiser.
     lr: float = option(5e-4, "Learning rate of Adam.")
     clip: float = option(100.0, "Largest norm of the gradient.")
@@ -75,7 +79,8 @@ class SimulatorConfig:
             _check(getattr(self, key) >= 1, self, key, "at least 1")
         _check(self.context >= 2, self, "context", "at least 2")
         _check(self.head_layers >= 1, self, "head_layers", "at least 1")
-        _check(self.guessed >= 0, self, "guessed", "at least 0")
+        for key in ("guessed", "truncate"):
+            _check(getattr(self, key) >= 0, self, key, "at least 0")
         for key in ("lr", "clip", "eps"):
             _check(getattr(self, key) > 0, self, key, "above 0")
         for key in ("balance", "unimix"):
@@ -84,6 +89,10 @@ class SimulatorConfig:
         for key, valid in (("vision", ("shared", "irl")), ("bottleneck", ("sphere", "vae"))):
             _check(getattr(self, key) in valid, self, key, " or ".join(valid))
         _check(self.transition in ("rssm", "s5"), self, "transition", "rssm or s5")
+        _check(self.latents in ("categorical", "gaussian"), self, "latents", "categorical or gaussian")
+        if self.transition == "s5":  # R2I's layers, which observe a whole sequence at once
+            _check(self.latents == "categorical", self, "latents", "categorical with transition=s5")
+            _check(not self.truncate, self, "truncate", "0 with transition=s5")
 
     @property
     def r2i(self) -> R2IConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,10 +20,13 @@ def memory_loss(guess: Tensor, truth: Tensor) -> Tensor:
     return half_square(guess, truth).sum(-1)
 
 
-def balanced_kl(posterior: Tensor, prior: Tensor, balance: float) -> Tensor:
-    """Log-probabilities (..., S, K) -> (...): the share `balance` of it trains the prior, the rest the posterior."""
-    to_prior = categorical_kl(posterior.detach(), prior)
-    to_posterior = categorical_kl(posterior, prior.detach())
+def balanced_kl(
+    posterior: Tensor, prior: Tensor, balance: float, kl: Callable[[Tensor, Tensor], Tensor] = categorical_kl
+) -> Tensor:
+    """Distributions (..., S, K), of categoricals log-probabilities -> (...): the share `balance` of their KL trains the
+    prior, the rest the posterior."""
+    to_prior = kl(posterior.detach(), prior)
+    to_posterior = kl(posterior, prior.detach())
     return balance * to_prior + (1 - balance) * to_posterior
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from torchmem.models import dists
-from torchmem.models.dists import gumbel
 from torchmem.models.fused import widen
 from torchmem.models.noise import Noise
 from torchmem.models.protocol import LossOut
@@ -69,7 +68,7 @@ class SimulatorModel(SimulatorNet):
     def training_noise(self, batch: int, length: int, generator: torch.Generator | None) -> TrainingNoise:
         """Noise of one update on `batch` sequences of 1 + `length` rows."""
         c, steps, loop = self.config, self.steps(length), self.agent_loop
-        posterior = gumbel((batch, 1 + steps, c.stoch, c.classes), generator, self.device)
+        posterior = self.latents.noise((batch, 1 + steps), generator, self.device)
         latent = None
         if c.bottleneck == "vae":
             latent = torch.randn((batch, c.latent), generator=generator, device=self.device)
@@ -121,7 +120,7 @@ class SimulatorModel(SimulatorNet):
         losses |= {
             "reward": terms.half_square(self.reward(feat), window.reward),
             "terminal": dists.binary_loss(self.terminal(feat), window.terminal),
-            "kl": terms.balanced_kl(posterior, prior, c.balance),
+            "kl": terms.balanced_kl(posterior, prior, c.balance, self.latents.kl),
             "update": terms.update_loss(states.deter, begin.deter),
         }
         if c.bottleneck == "sphere":
@@ -147,7 +146,7 @@ class SimulatorModel(SimulatorNet):
         if self.config.scales.memory:
             seen = shown({key: widen(value) for key, value in decoded.items()}, self.spec.obs)
             draws = getattr(noise, "agent", None) or Noise.mode()
-            memory, _, _ = loop.sequence(seen, window.actions, opens(window), before, draws)
+            memory = loop.memories(seen, window.actions, opens(window), before, draws, self.config.truncate)
             real = packing.unpack(window.memory.flatten(0, 1))
             truth = loop.agent.memory_of(real).reshape(memory.shape)
             out["memory"] = terms.memory_loss(memory, truth)

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchmem.models.dists import gumbel, straight_through, unimix
 from torchmem.models.fused import widen
 from torchmem.models.simulator.agent_loop import AgentLoop
 from torchmem.models.simulator.config import SimulatorConfig
+from torchmem.models.simulator.latents import latents_of
 from torchmem.models.simulator.observations import shown, straight_through_one_hot, to_float
 from torchmem.models.simulator.packing import leaves
 from torchmem.models.simulator.protocol import Context, Start, Stepped
@@ -86,11 +86,12 @@ class SimulatorNet(nn.Module):
         self.spec, self.context, self.latent_size = spec, c.context, c.latent
         self.actions = [space for _, space in sorted(spec.action.items())]  # in the order of an action vector
         self.action_size = sum(space.one_hot_size for space in self.actions)
-        stoch = c.stoch * c.classes
+        self.latents = latents_of(c)
+        stoch, raw = math.prod(self.latents.shape), math.prod(self.latents.raw)
         self.encoder = StartEncoder(spec, c)
         self.embed = Eye(spec.obs, c, start=False)
         self.transition = TRANSITIONS[c.transition](self.embed.size, self.action_size, c)
-        self.to_state = converter(c.latent, self.transition.size + stoch)
+        self.to_state = converter(c.latent, self.transition.size + raw)
         self.to_carry = converter(c.latent, c.guessed) if c.guessed else None
         self.to_action = converter(c.latent, self.action_size)
         self.decoder = Brush(spec.obs, c)
@@ -162,10 +163,9 @@ class SimulatorNet(nn.Module):
 
     def state(self, latent: Tensor, draw: Tensor | None) -> WorldState:
         """The state one step before the first that is shown; draw (B, S, K) or None."""
-        c = self.config
-        flat, logits = self.to_state(latent).split([self.transition.size, c.stoch * c.classes], -1)
-        logp = unimix(logits.unflatten(-1, (c.stoch, c.classes)), c.unimix)
-        return self.transition.begin(flat, straight_through(logp, draw).to(flat.dtype))
+        z = self.latents
+        flat, raw = self.to_state(latent).split([self.transition.size, math.prod(z.raw)], -1)
+        return self.transition.begin(flat, z.draw(z.read(raw.unflatten(-1, z.raw)), draw).to(flat.dtype))
 
     def guess(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers of the agent's carry before the start (B, guessed), and raw parameters of its last action (B, A)."""
@@ -208,9 +208,8 @@ class SimulatorNet(nn.Module):
     # Steps -------------------------------------------------------------------------------------------------------
 
     def world_noise(self, batch: int, horizon: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        shape = (self.config.stoch, self.config.classes)
-        start = gumbel((batch, 2, *shape), generator, self.device)
-        return start, gumbel((batch, horizon, *shape), generator, self.device)
+        start = self.latents.noise((batch, 2), generator, self.device)
+        return start, self.latents.noise((batch, horizon), generator, self.device)
 
     def look(self, carry: WorldState) -> Stepped:
         feat = feature(carry)

@@ -135,13 +135,13 @@ class Paths:
     env: from an action into the world, hence through all that follows from it ("external memory"). memory: from the
     agent's carry into its next step ("internal memory"). frames: from what the world shows into the agent.
     through: how a discrete action passes gradient: that of the probabilities, of their logarithms (as the original
-    does), or none.
+    does), of the probabilities tilted by the Gumbel draw that chose it (gumbel; without a draw as probs), or none.
     """
 
     env: bool = True
     memory: bool = True
     frames: bool = True
-    through: str = "probs"  # probs, logp or none
+    through: str = "probs"  # probs, logp, gumbel or none
 
 
 class Acted(NamedTuple):

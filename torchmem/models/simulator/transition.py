@@ -6,24 +6,27 @@ one step without looking; `posterior`, a whole sequence with looking. Actions ar
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchmem.models.dists import straight_through, unimix
+from torchmem.models.dists import unimix
 from torchmem.models.fused import widen
 from torchmem.models.r2i.dynamics import Dynamics
 from torchmem.models.r2i.dynamics import State as S5State
 from torchmem.models.simulator.config import SimulatorConfig
+from torchmem.models.simulator.latents import latents_of
+from torchmem.models.simulator.packing import cut
 
 
 class WorldState(NamedTuple):
     """A simulator's carry; over a sequence (B, T, ...)."""
 
     deter: Tensor  # (B, D)
-    stoch: Tensor  # (B, S, K) one-hot
+    stoch: Tensor  # (B, S, K) one-hot; (B, S, 1) where z is Gaussian
     hidden: Tensor  # (B, N, 2 P) states of the S5 layers, else (B, 0)
 
 
@@ -52,7 +55,7 @@ class NormGRU(nn.Module):
 
 
 class Latent(nn.Module):
-    """Raw logits of z, (..., S, K), from h, or from h and tokens."""
+    """Raw numbers of z (logits), (..., S, K), from h, or from h and tokens."""
 
     def __init__(self, c: SimulatorConfig, embed: int = 0) -> None:
         super().__init__()
@@ -60,8 +63,8 @@ class Latent(nn.Module):
         if embed:
             self.from_tokens = nn.Linear(embed, c.hidden, bias=False)
         self.norm = nn.LayerNorm(c.hidden, 1e-3)
-        self.logit = nn.Linear(c.hidden, c.stoch * c.classes)
-        self.shape = (c.stoch, c.classes)
+        self.shape = latents_of(c).raw
+        self.logit = nn.Linear(c.hidden, math.prod(self.shape))
 
     def forward(self, deter: Tensor, embedded: Tensor | None = None) -> Tensor:
         x = self.from_deter(deter)
@@ -75,8 +78,8 @@ class RSSM(nn.Module):
 
     def __init__(self, embed: int, action: int, c: SimulatorConfig) -> None:
         super().__init__()
-        self.config, self.size = c, c.deter
-        self.from_stoch = nn.Linear(c.stoch * c.classes, c.hidden)
+        self.config, self.size, self.latents = c, c.deter, latents_of(c)
+        self.from_stoch = nn.Linear(math.prod(self.latents.shape), c.hidden)
         self.from_action = nn.Linear(action, c.hidden, bias=False)
         self.norm = nn.LayerNorm(c.hidden, 1e-3)
         self.gru = NormGRU(c.hidden, c.deter)
@@ -94,26 +97,28 @@ class RSSM(nn.Module):
     def prior(self, state: WorldState, action: Tensor, draw: Tensor | None) -> WorldState:
         """One step; draw (B, S, K) or None for the mode."""
         deter = self.move(state, action)
-        logp = unimix(self.prior_logit(deter), self.config.unimix)
-        return WorldState(deter, straight_through(logp, draw).to(deter.dtype), state.hidden)
+        known = self.latents.read(self.prior_logit(deter))
+        return WorldState(deter, self.latents.draw(known, draw).to(deter.dtype), state.hidden)
 
     def posterior(
         self, state: WorldState, actions: Tensor, tokens: Tensor, noise: Tensor | None
     ) -> tuple[WorldState, Tensor, Tensor]:
-        """actions (B, T, A) before each step, tokens (B, T, E), noise (B, T, S, K) -> states, posterior and prior
-        log-probabilities (B, T, S, K)."""
+        """actions (B, T, A) before each step, tokens (B, T, E), noise (B, T, S, K) -> states, distributions of z after
+        and before looking (log-probabilities (B, T, S, K), of Gaussians (B, T, S, 2))."""
         embedded = self.posterior_logit.from_tokens(tokens)  # all steps at once
-        deters, stochs, logps = [], [], []
+        deters, stochs, knowns = [], [], []
         for t in range(actions.shape[1]):
+            if self.config.truncate and t and t % self.config.truncate == 0:
+                state = cut(state)
             deter = self.move(state, actions[:, t])
-            logp = unimix(self.posterior_logit(deter, embedded[:, t]), self.config.unimix)
-            stoch = straight_through(logp, None if noise is None else noise[:, t]).to(deter.dtype)
+            known = self.latents.read(self.posterior_logit(deter, embedded[:, t]))
+            stoch = self.latents.draw(known, None if noise is None else noise[:, t]).to(deter.dtype)
             state = WorldState(deter, stoch, state.hidden)
-            for values, value in zip((deters, stochs, logps), (deter, stoch, logp), strict=True):
+            for values, value in zip((deters, stochs, knowns), (deter, stoch, known), strict=True):
                 values.append(value)
         deter, hidden = torch.stack(deters, 1), state.hidden.unsqueeze(1).expand(-1, actions.shape[1], -1)
-        prior = unimix(self.prior_logit(deter), self.config.unimix)
-        return WorldState(deter, torch.stack(stochs, 1), hidden), torch.stack(logps, 1), prior
+        prior = self.latents.read(self.prior_logit(deter))
+        return WorldState(deter, torch.stack(stochs, 1), hidden), torch.stack(knowns, 1), prior
 
 
 class S5(nn.Module):

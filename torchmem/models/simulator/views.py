@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -12,6 +13,7 @@ from torchmem.models.decoder import Decoder
 from torchmem.models.dists import symlog
 from torchmem.models.encoder import Encoder
 from torchmem.models.simulator.config import SimulatorConfig
+from torchmem.models.simulator.latents import latents_of
 from torchmem.models.simulator.vision import SIDE, ImageDecoder, ImageEncoder, ResNet
 from torchmem.types import Space
 
@@ -51,7 +53,7 @@ class Brush(nn.Module):
     def __init__(self, spaces: Mapping[str, Space], c: SimulatorConfig) -> None:
         super().__init__()
         self.spaces, self.irl = dict(spaces), c.vision == "irl"
-        stoch = c.stoch * c.classes
+        stoch = math.prod(latents_of(c).shape)
         if self.irl:
             self.key = only_image(spaces)
             self.net = ImageDecoder(c.deter + stoch)
