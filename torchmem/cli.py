@@ -156,7 +156,8 @@ def verify(parser: argparse.ArgumentParser) -> Action:
 @verb("import")
 def import_(parser: argparse.ArgumentParser) -> Action:
     """Read what another program wrote: agents (danijar/dreamerv3, NM512/dreamerv3-torch, train-procgen-pytorch,
-    Stable-Baselines3) into a run folder, episodes of vviggyy/dreamerv3f into a recording, its logs into a run."""
+    Stable-Baselines3) into a run folder, episodes of vviggyy/dreamerv3f and of interpreting-rl-behavior into a
+    recording, the former's logs into a run."""
     from torchmem.cli_import import fill
 
     return fill(parser, say)

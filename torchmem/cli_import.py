@@ -20,12 +20,13 @@ def json_arguments(text: str | None) -> dict[str, Any]:
 
 
 def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callable[[argparse.Namespace], int]:
-    programs = ["dreamerv3", "nm512", "procgen-ppo", "sb3-ppo", "dreamerv3f-episodes", "dreamerv3f-logs"]
+    agents, others = ["dreamerv3", "nm512", "procgen-ppo", "sb3-ppo"], ["dreamerv3f-episodes", "dreamerv3f-logs"]
+    programs = [*agents, *others, "irl-recording"]
     parser.add_argument("program", choices=programs, help="who wrote it")
     parser.add_argument(
         "source",
         metavar="PATH",
-        help="a logdir (config.yaml, ckpt/, replay/), a latest.pt, a model_<steps>.pth, a zip; dreamerv3f: its folder",
+        help="a logdir (config.yaml, ckpt/, replay/), a latest.pt, a model_<steps>.pth, a zip; others: their folder",
     )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="new run folder, such as runs/x")
     parser.add_argument("--spec", metavar="FILE.json", help="the world, where neither checkpoint nor --game tells it")
@@ -44,11 +45,20 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
     parser.add_argument("--allow-leaked-position", action="store_true", help=allow)
     parser.add_argument("--position-leak", default="auto", choices=["auto", "yes", "no"], help=leak)
 
+    ends = "irl-recording: leave out the black frames that close episodes, or keep them, with the last rewards"
+    parser.add_argument("--ends", default="drop", choices=["drop", "keep"], help=f"{ends} (%(default)s)")
+
     def act(given: argparse.Namespace) -> int:
         if given.program == "dreamerv3f-episodes":
             from torchmem.models.importers.dreamerv3f_episodes import import_episodes
 
             rec = import_episodes(given.source, given.out, leak=given.position_leak)
+            say("\n".join([rec.summary(), *(f"CAVEAT: {one}" for one in rec.provenance.caveats)]))
+            return 0
+        if given.program == "irl-recording":
+            from torchmem.models.importers.irl_recording import import_irl_recording
+
+            rec = import_irl_recording(given.source, given.out, ends=given.ends)
             say("\n".join([rec.summary(), *(f"CAVEAT: {one}" for one in rec.provenance.caveats)]))
             return 0
         if given.program == "dreamerv3f-logs":
