@@ -10,11 +10,15 @@ from tests.models.simulator import tiny
 from tests.studies.test_slopes import AT, smooth
 from tests.training import simulated
 from torchmem import cli
+from torchmem.analysis.cluster_behaviours import cluster_behaviours
+from torchmem.analysis.correlate_lags import correlate_lags
+from torchmem.analysis.find_directions import find_directions
 from torchmem.models.checkpoint import save_agent
 from torchmem.models.simulator.own_world import OwnWorld
 from torchmem.recording import Recording
 from torchmem.result import Provenance, load_result
 from torchmem.studies.averaged_slopes import Shifted, integrated, smoothed
+from torchmem.studies.dynamics_result import DynamicsResult
 from torchmem.studies.fidelity import FidelityError
 from torchmem.studies.saliency import differences, measure_saliency
 from torchmem.studies.saliency_result import SaliencyResult
@@ -156,6 +160,33 @@ def test_an_agents_own_world_is_asked_the_same(made):
     total, parts = found.slopes["total.memory"], found.slopes["internal.memory"] + found.slopes["external.memory"]
     np.testing.assert_allclose(parts, total, rtol=1e-3, atol=1e-5)
     assert total.any()
+
+
+def test_a_behaviour_alone_is_asked_at_its_own_steps(made, capsys):
+    sim, recording, folder = made
+    rec = Recording(recording)
+    found = cluster_behaviours(rec, lags=[1], count=2, draws=0)
+    assert not found.stable and np.isnan(found.p), "never tested"
+    kept = str(found.save(folder / "behaviours"))
+    mask = found.mask(1)
+    some = measure_saliency(sim, recording, samples=8, at=1, allow=True, where=mask)
+    rows = rec.episodes["start"][some.origin[:, 0]] + some.origin[:, 1]
+    assert mask[rows].all() and len(set(rows.tolist())) > 2
+    directions = find_directions(rec, count=2, draws=0)
+    words = ["dynamics", str(sim), "--recording", str(recording), "--directions", str(directions.save(folder / "two")),
+             "--allow", "--samples", "4", "--lags", "1", "--draws", "5", "--behaviours", kept]  # fmt: skip
+    assert cli.main([*words, "--behaviour", "1", "--out", str(folder / "story")]) == 0
+    story, seen = load_result(folder / "story"), correlate_lags(rec, directions, lags=1, where=mask, draws=0)
+    assert isinstance(story, DynamicsResult)
+    np.testing.assert_allclose(story.correlation, seen.correlation, atol=1e-9)
+    capsys.readouterr()
+    for more, told in [([], "go together"), (["--behaviour", "7"], "0 to 1")]:
+        assert cli.main([*words, *more, "--out", str(folder / "no")]) == 2 and told in capsys.readouterr().err
+    words[3] = str(folder / "other")
+    assert cli.main([*words, "--behaviour", "1", "--out", str(folder / "no")]) == 2
+    assert "not of --recording" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no step"):
+        measure_saliency(sim, recording, samples=2, at=1, allow=True, where=mask & False)
 
 
 def test_wrong_inputs_are_told(made):

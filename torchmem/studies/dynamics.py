@@ -33,12 +33,14 @@ def measure_dynamics(
     lags: int = 4,
     ways: Sequence[str] = ("total", "internal", "external"),
     samples: int = 64,
+    where: np.ndarray | None = None,
     draws: int = 200,
     seed: int = 0,
     **how: Any,
 ) -> DynamicsResult:
     """Jacobians over 0..lags steps from `samples` real starts, beside what the same directions do in the recording.
 
+    where: (steps,) bool of the recording, of a behaviour: where Jacobians begin and links are counted.
     directions: of the site `memory`, found on this recording or another of the same agent. how: as for
     `measure_saliency` (through, sees, noise of world and actions, agent, batch, device, allow).
 
@@ -48,11 +50,11 @@ def measure_dynamics(
         raise ValueError(f"the directions are of {directions.site}: find them on the site memory")
     found = measure_saliency(
         simulator, recording, scalars=["directions"], at=lags, wrt=["memory"], ways=ways, directions=directions,
-        samples=samples, seed=seed, **how,
+        samples=samples, where=where, seed=seed, **how,
     )  # fmt: skip
     slopes = {way: found.slopes[f"{way}.directions"] for way in ways}
     rec = Recording(recording)
-    seen = correlate_lags(rec, directions, lags=lags, draws=draws, seed=seed)
+    seen = correlate_lags(rec, directions, lags=lags, where=where, draws=draws, seed=seed)
     return compare_stories(
         slopes, seen, directions, found.origin[:, 0], seed=seed, simulator=str(simulator),
         provenance=found.provenance, settings={**found.settings, "lags": lags, "draws": draws},

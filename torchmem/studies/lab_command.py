@@ -46,6 +46,32 @@ def read_directions(folder: str | None) -> Any:
     return found
 
 
+def _add_behaviour(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--behaviours", metavar="FOLDER", help="that torchmem behaviours wrote of --recording")
+    parser.add_argument("--behaviour", type=int, metavar="K", help="only where it is this one")
+
+
+def _where(given: argparse.Namespace) -> Any:
+    """(steps,) bool of the recording, or None."""
+    if (given.behaviours is None) != (given.behaviour is None):
+        raise ValueError("--behaviours FOLDER and --behaviour K go together")
+    if given.behaviours is None:
+        return None
+    from pathlib import Path
+
+    from torchmem.analysis.cluster_behaviours import BehavioursResult
+    from torchmem.result import load_result
+
+    found = load_result(given.behaviours)
+    if not isinstance(found, BehavioursResult):
+        raise ValueError(f"{given.behaviours} is a {type(found).__name__}: make it with torchmem behaviours")
+    mine = [Path(one).resolve() for one in found.recordings]
+    if given.recording is None or Path(given.recording).resolve() not in mine:
+        told = ", ".join(found.recordings)
+        raise ValueError(f"{given.behaviours} is of {told}, not of --recording {given.recording}")
+    return found.mask(given.behaviour, mine.index(Path(given.recording).resolve()))
+
+
 def fill_saliency(parser: argparse.ArgumentParser, say: Say) -> Act:
     """What each scalar hangs on."""
     _starts(parser, 16, directions=False)
@@ -65,6 +91,7 @@ def fill_saliency(parser: argparse.ArgumentParser, say: Say) -> Act:
     parser.add_argument("--points", type=int, default=0, metavar="N", help="integrated gradients by N points (none)")
     parser.add_argument("--through", default="probs", choices=["probs", "logp", "none"], help="discrete actions")
     parser.add_argument("--sees", default="frames", choices=["frames", "latent"], help="what the agent is given")
+    _add_behaviour(parser)
     parser.add_argument("--figures", type=int, default=4, metavar="N", help="samples drawn, of worlds with images")
 
     def act(given: argparse.Namespace) -> int:
@@ -74,7 +101,7 @@ def fill_saliency(parser: argparse.ArgumentParser, say: Say) -> Act:
         names = (*STARTS, "scalars", "at", "wrt", "ways", "horizon", "copies", "noise", "points", "through", "sees")
         found = measure_saliency(
             given.simulator, given.recording, agent=_agent(given), directions=read_directions(given.directions),
-            **{n: getattr(given, n) for n in names},
+            where=_where(given), **{n: getattr(given, n) for n in names},
         )  # fmt: skip
         say(found.summary())
         folder = found.save(given.out)
@@ -94,6 +121,7 @@ def fill_dynamics(parser: argparse.ArgumentParser, say: Say) -> Act:
     parser.add_argument("--ways", nargs="+", default=["total", "internal", "external"],
                         choices=["total", "internal", "external"])  # fmt: skip
     parser.add_argument("--draws", type=int, default=200, metavar="N", help="of the nulls (%(default)s)")
+    _add_behaviour(parser)
     parser.add_argument("--through", default="probs", choices=["probs", "logp", "none"], help="discrete actions")
 
     def act(given: argparse.Namespace) -> int:
@@ -106,7 +134,7 @@ def fill_dynamics(parser: argparse.ArgumentParser, say: Say) -> Act:
         names = (*STARTS, "lags", "ways", "draws", "through")
         found = measure_dynamics(
             given.simulator, given.recording, read_directions(given.directions), agent=_agent(given),
-            **{n: getattr(given, n) for n in names},
+            where=_where(given), **{n: getattr(given, n) for n in names},
         )  # fmt: skip
         say(found.summary())
         folder = found.save(given.out)

@@ -49,6 +49,7 @@ def measure_saliency(
     sees: str = "frames",
     world_noise: bool = False,
     action_noise: bool = False,
+    where: np.ndarray | None = None,
     agent: Any = None,
     batch: int = 32,
     seed: int = 0,
@@ -60,7 +61,8 @@ def measure_saliency(
     scalars: names (scalars.py), or functions (rollout, step) -> (B,) by name. wrt: nodes (slopes.py); default: memory,
     world and what is shown. ways: total, internal, external. directions: for scalars of that kind; gradients by memory
     are then told along them too. init, guess, recording, world_noise, action_noise, sees: as for `simulate`. horizon:
-    steps kept, default up to `at`. copies, noise: SmoothGrad. points: of integrated gradients, 0: none.
+    steps kept, default up to `at`. where: (steps,) bool of the recording: real starts are among these, as those of a
+    behaviour (`BehavioursResult.mask`). copies, noise: SmoothGrad. points: of integrated gradients, 0: none.
 
     Raises FidelityError, ValueError for what does not fit together.
     """
@@ -77,7 +79,7 @@ def measure_saliency(
         asked = read_scalars(scalars, loop, directions)
     wrt = list(wrt or ["memory", "world", *(f"obs.{key}" for key in world.spec.obs)])
     steps = at + 1 if horizon is None else horizon
-    starts = Starts(world, loop, init, recording, samples, guess, seed, device)
+    starts = Starts(world, loop, init, recording, samples, guess, seed, device, where)
     parts: list[dict[str, np.ndarray]] = []
     for begin in range(0, samples, batch):
         rows = range(begin, min(begin + batch, samples))
@@ -116,7 +118,8 @@ def measure_saliency(
         return {n.removeprefix(prefix): v for n, v in whole.items() if n.startswith(prefix)}
 
     config = {"at": at, "init": init, "samples": samples, "copies": copies, "noise": noise, "points": points,
-              "through": through, "sees": sees, "seed": seed, "recording": str(recording)}  # fmt: skip
+              "through": through, "sees": sees, "seed": seed, "recording": str(recording),
+              "where": None if where is None else int(where.sum())}  # fmt: skip
     caveats = () if report is not None and report.passed else ("of a simulator that did not pass its gate",)
     return SaliencyResult(
         simulator=str(simulator), scalars=tuple(asked), at=at, slopes=under("slope."), value=whole["value"],

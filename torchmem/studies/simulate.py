@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchmem.analysis._probe_data import where_mask
 from torchmem.files import atomic_write
 from torchmem.models.simulator.files import load_simulator, weights_of
 from torchmem.models.simulator.observations import to_world
@@ -114,11 +115,14 @@ def simulate(
 
 
 class Starts:
-    """The starts of all samples, batch by batch."""
+    """The starts of all samples, batch by batch. where: (steps,) bool of the recording, real starts are among these."""
 
     def __init__(
-        self, world: Any, loop: Any, init: str, recording: Any, samples: int, guess: bool, seed: int, device: str
-    ) -> None:
+        self, world: Any, loop: Any, init: str, recording: Any, samples: int, guess: bool, seed: int, device: str,
+        where: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        if where is not None and init != "real":
+            raise ValueError(f"where chooses among real steps: take init=real, not {init}")
         self.world, self.init, self.guess = world, init, guess
         generator = torch.Generator(device).manual_seed(seed * 1009 + 500)
         self.latent: Tensor | None = None
@@ -130,6 +134,16 @@ class Starts:
         rec = Recording(recording)
         check_recording(rec, world.spec)
         rng = np.random.default_rng(seed)
+        if where is not None:
+            steps = where_mask(rec, where) & (rec.step + 1 < rec.episodes["length"][rec.episode])
+            rows = np.flatnonzero(steps)
+            if not len(rows):
+                raise ValueError("where leaves no step of the recording to begin from")
+            rows = rng.choice(rows, samples, replace=samples > len(rows))
+            self.episodes = rec.episode[rows].tolist()
+            self.rows = list(read_rows(rec, loop, self.episodes, seed))
+            self.places = [(i, int(step)) for i, step in enumerate(rec.step[rows])]
+            return
         wanted = samples if init == "real" else 2
         chosen = rng.choice(len(rec.episodes), wanted, replace=wanted > len(rec.episodes))
         self.episodes = [int(e) for e in chosen]
