@@ -31,26 +31,35 @@ needs_browser = pytest.mark.skipif(bool(missing()), reason=missing() or "-")
 
 
 @contextlib.contextmanager
-def opened(file: Path, width: int = WIDTH, height: int = HEIGHT) -> Iterator[Any]:
-    """The page of a file. On leaving: no error in the console, nothing asked of any network."""
+def started() -> Iterator[Any]:
+    """The browser. Not twice at once in a process; stopped before others run, whom its event loop could disturb."""
     from playwright.sync_api import sync_playwright
 
-    faults: list[str] = []
     with sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         try:
-            context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
-            page = context.new_page()
-            page.set_default_timeout(20_000)
-            page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
-            page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-            page.on("request", lambda r: faults.append(f"request: {r.url[:80]}")
-                    if not r.url.startswith(("file:", "data:", "blob:")) else None)  # fmt: skip
-            page.goto(file.resolve().as_uri())
-            yield page
-            context.close()
+            yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def opened(file: Path, browser: Any = None, width: int = WIDTH, height: int = HEIGHT) -> Iterator[Any]:
+    """The page of a file, in a browser of its own or in a given one. On leaving: nothing in the console, nothing asked
+    of any network."""
+    faults: list[str] = []
+    with contextlib.ExitStack() as stack:
+        browser = browser or stack.enter_context(started())
+        context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
+        stack.callback(context.close)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("request", lambda r: faults.append(f"request: {r.url[:80]}")
+                if not r.url.startswith(("file:", "data:", "blob:")) else None)  # fmt: skip
+        page.goto(file.resolve().as_uri())
+        yield page
     assert not faults, "\n".join(faults)
 
 

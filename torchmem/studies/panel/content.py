@@ -1,7 +1,7 @@
 """What a page holds: its schema, and how samples and results become it.
 
-meta (read at once): schema {"name", "version"}, samples, lines, actions, and one key per optional view, absent where it
-was not given: directions, saliency, slopes, clusters, edit, dynamics, intervention.
+meta (read at once): schema {"name", "version"}, samples, has (value, reward), lines, actions, and one key per optional
+view, absent where it was not given: directions, saliency, slopes, clusters, edit, dynamics, intervention.
 table: packed columns over all steps of all samples, one sample after the other: reward, value, action, cluster,
 score.<k>, grad.<way>.<scalar> (rows, K); base (M, K), states of the whole recording.
 blobs, one per sample: frames (S, H, W, 3) or shown (S, N), lines (S, L), saliency.<way>.<scalar> (S, h, w) or (S, N),
@@ -45,13 +45,13 @@ def content(
 ) -> Content:  # fmt: skip
     """clusters: (result, source -> number of its recording). Raises ValueError for results of other rollouts."""
     blobs = [_blob(one) for one in samples]
-    table = {
-        "reward": pack(np.concatenate([one.reward for one in samples])),
-        "value": pack(np.concatenate([one.value for one in samples])),
-    }
+    whole = {name: np.concatenate([getattr(one, name) for one in samples]) for name in ("value", "reward")}
+    has = {name: bool(np.isfinite(column).any()) for name, column in whole.items()}
+    table = {name: pack(column) for name, column in whole.items() if has[name]}
     meta: dict[str, Any] = {
         "schema": SCHEMA, "title": title, "caveats": list(provenance.caveats), "provenance": provenance.to_json(),
-        "hz": spec.control_hz, "lines": line_names(spec),
+        "hz": spec.control_hz, "has": has,
+        "lines": line_names(spec) if any(np.isfinite(one.lines).any() for one in samples) else [],
         "samples": [{"name": s.name, "source": s.source, "steps": len(s), "origin": list(s.origin), "seed": s.seed,
                      "edited": s.edited is not None} for s in samples],
     }  # fmt: skip
@@ -159,8 +159,16 @@ def _saliency(
 
 
 def _same(found: Any, row: int, one: Sample) -> bool:
+    """Whether a sample is the rollout that the saliency was measured on, by all that both keep."""
     steps = min(found.steps, len(one))
-    return bool(np.allclose(found.agent_value[row, :steps], one.value[:steps], rtol=1e-3, atol=1e-4))
+    alike = [np.array_equal(found.origin[row], one.origin),
+             np.allclose(found.agent_value[row, :steps], one.value[:steps], rtol=1e-3, atol=1e-4)]  # fmt: skip
+    if one.action is not None and len(found.action) == 1:
+        alike.append(np.array_equal(next(iter(found.action.values()))[row, :steps], one.action[:steps]))
+    if found.frames.ndim == 5 and one.frames is not None and found.frames.shape[2:] == one.frames.shape[1:]:
+        unlike = np.abs(found.frames[row, :steps].astype(int) - one.frames[:steps])
+        alike.append(unlike.max() <= 1)  # grey levels, where rounding fell the other way
+    return all(alike)
 
 
 def _clusters(clusters: Any, samples: Sequence[Sample]) -> dict[str, Any]:

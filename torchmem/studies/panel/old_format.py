@@ -115,28 +115,29 @@ def import_old(file: str | Path) -> Content:
             grad = np.array(one.get(f"grad_hx_{scalar}_loadings", []), np.float32).reshape(-1, count)
             grads[k].append(np.concatenate([grad[: len(y)], np.full((max(len(y) - len(grad), 0), count), np.nan)]))
         blob: dict[str, Any] = {"lines": pack(np.zeros((len(y), 0), np.float32))}
-        frames = _strip(path.parent / name / "obs.png", len(y))
+        frames = _strip(path.parent / name / "obs.png", steps=len(y))
         blob |= {"shown": pack(y)} if frames is None else {"frames": pack(frames)}
         for k, scalar in enumerate(scalars):
-            if (picture := _strip(path.parent / name / f"sal_{scalar}.png", len(y))) is not None:
+            wide = 0 if frames is None else frames.shape[2]  # they may end with the step of the scalar
+            if wide and (picture := _strip(path.parent / name / f"sal_{scalar}.png", wide=wide)) is not None:
                 blob[f"saliency.total.{k}"] = pack(picture)
         blobs.append(blob)
         listed.append({"name": name, "source": SIMULATED, "steps": len(y), "origin": [-1, -1], "seed": -1,
                        "edited": False})  # fmt: skip
     whole = np.concatenate(scores)
-    none = np.full(len(whole), np.nan, np.float32)
     top = max(int(np.concatenate(actions).max()) + 1, len(PROCGEN))
     low, high = (np.quantile(base if base.size else whole, q, axis=0) for q in (0.01, 0.99))
     provenance = Provenance.here(parents=(str(path.absolute()),))
     meta: dict[str, Any] = {
         "schema": SCHEMA, "title": f"{path.name} of interpreting-rl-behavior", "hz": 15.0, "lines": [],
-        "caveats": ["imported from an old panel: gradients there are 1/9 of the true ones"],
+        "has": {"value": False, "reward": False},
+        "caveats": ["imported from an old panel: interpreting-rl-behavior wrote 1/9 of the true gradients"],
         "provenance": provenance.to_json(), "samples": listed,
         "actions": [*PROCGEN, *(str(i) for i in range(len(PROCGEN), top))],
         "directions": {"names": [f"ica {k}" for k in range(count)], "site": "memory", "share": [],
                        "low": low.tolist(), "high": high.tolist()},
     }  # fmt: skip
-    table = {"reward": pack(none), "value": pack(none), "action": pack(np.concatenate(actions)), "base": pack(base)}
+    table = {"action": pack(np.concatenate(actions)), "base": pack(base)}
     table |= {f"score.{k}": pack(whole[:, k]) for k in range(count)}
     if scalars:
         limits = [float(np.nanquantile(np.abs(np.concatenate(g)), 0.99)) or 1.0 for g in grads]
@@ -153,16 +154,20 @@ def import_old(file: str | Path) -> Content:
     return Content(meta, table, blobs, [])
 
 
-def _strip(file: Path, steps: int) -> np.ndarray | None:
-    """(S, H, W, 3) from frames side by side; None where there is no such file. Raises ValueError for another width."""
+def _strip(file: Path, steps: int = 0, wide: int = 0) -> np.ndarray | None:
+    """(S, H, W, 3) from frames side by side, `steps` of them or each `wide`; None where there is no such file.
+
+    Raises ValueError for another width.
+    """
     if not file.is_file():
         return None
     from PIL import Image
 
     picture = np.asarray(Image.open(io.BytesIO(file.read_bytes())).convert("RGB"))
-    if picture.shape[1] % steps:
-        raise ValueError(f"{file} is {picture.shape[1]} pixels wide, which are no {steps} frames side by side")
-    return np.stack(np.split(picture, steps, 1))
+    if picture.shape[1] % (steps or wide):
+        told = f"{steps} frames" if steps else f"frames of {wide} pixels"
+        raise ValueError(f"{file} is {picture.shape[1]} pixels wide, which are no {told} side by side")
+    return np.stack(np.split(picture, steps or picture.shape[1] // wide, 1))
 
 
 def _old_name(scalar: str) -> str:

@@ -12,8 +12,9 @@ const listeners = {
 };
 for (const name of ['source', 'action', 'reward', 'cluster', 'step'])
   listeners['f_' + name] = v => { state.filter[name] = v; return refilter(); };
+listeners.blur = v => { state.blur = +v; return show(); };
 for (const [id, act] of Object.entries(listeners)) if ($(id)) $(id).onchange = e => act(e.target.value);
-for (const name of ['low', 'high']) $('f_' + name).oninput = e => { state.filter[name] = numeric(e.target); refilter(); };
+for (const name of META.has.value ? ['low', 'high'] : []) $('f_' + name).oninput = e => { state.filter[name] = numeric(e.target); refilter(); };
 $('time').oninput = e => { play(false); go(state.sample, +e.target.value); };
 if ($('intensity')) $('intensity').oninput = e => { state.intensity = +e.target.value; show(); };
 $('first').onclick = () => go(state.sample, 0);
@@ -26,7 +27,7 @@ if ($('f_add')) $('f_add').onclick = () => { state.filter.ranges.push({what: 'sc
 $('f_reset').onclick = () => {
   state.filter = {source: 'any', action: 'any', reward: 'any', cluster: 'any', step: 'any', low: null, high: null, ranges: []};
   for (const name of ['source', 'action', 'reward', 'cluster', 'step']) if ($('f_' + name)) $('f_' + name).value = 'any';
-  $('f_low').value = $('f_high').value = '';
+  for (const id of ['f_low', 'f_high']) if ($(id)) $(id).value = '';
   ranges(); refilter();
 };
 function ranges() {
@@ -72,7 +73,7 @@ function chooseWay(way, quiet) {
   if (!quiet) redo();
 }
 function pressed(event, canvas) { const r = canvas.getBoundingClientRect(); return [event.clientX - r.left, event.clientY - r.top]; }
-for (const id of ['value_plot', 'lines_plot']) $(id).onclick = e => {
+for (const id of $('lines') ? ['value_plot', 'lines_plot'] : []) $(id).onclick = e => {
   const [x] = pressed(e, $(id)), [a, b] = span(), w = $(id).clientWidth;
   play(false); go(state.sample, Math.round(a + (b - a) * (x - BOX.l) / (w - BOX.l - BOX.r)));
 };
@@ -109,24 +110,31 @@ document.onkeydown = e => {
   found[3]();
 };
 async function begin() {
+  document.documentElement.style.setProperty('--tall', TALL + 'px');
   $('title').textContent = META.title;
   for (const c of META.caveats) { const p = document.createElement('p'); p.className = 'caveat'; p.textContent = c; $('caveats').append(p); }
   $('origin').textContent = JSON.stringify(META.provenance, null, 1);
   $('key_list').innerHTML = KEYS.filter(k => k[0]).map(([k, , t]) => `<tr><td><kbd>${k}</kbd></td><td style="text-align:left">${t}</td></tr>`).join('');
   const most = Math.max(...META.samples.map(s => s.steps)), all = Array.from({length: most}, (_, t) => t);
   const sources = [...new Set(META.samples.map(s => s.source))];
-  choices('f_source', ['any', ...sources], ['any', ...sources]);
+  if (META.saliency) {  // where cells are few, a blur would only mix them
+    const fine = Object.values(blob(META.samples.findIndex(s => s.source === 'simulated')).peek()).some(p => p.shape.length === 3 && p.shape[1] >= 16);
+    if (!fine) { state.blur = 0; $('blur_label').remove(); }
+  }
+  if (sources.length > 1) choices('f_source', ['any', ...sources], ['any', ...sources]); else $('f_source_label').remove();
   choices('f_step', ['any', ...all], ['any', ...all]);
   if (META.actions) choices('f_action', ['any', ...META.actions], ['any', ...META.actions.keys()]); else $('f_action_label').remove();
-  $('legend').innerHTML = META.lines.map((n, k) => `<span class=name style="display:inline"><b style="color:${setColour(k)}">━</b> ${n}</span>`).join('');
+  if (!META.has.value) for (const id of ['f_low_label', 'f_high_label']) $(id).remove();
+  if (!META.has.reward) $('f_reward_label').remove();
+  if ($('legend')) $('legend').innerHTML = META.lines.map((n, k) => `<span class=name style="display:inline"><b style="color:${setColour(k)}">━</b> ${n}</span>`).join('');
   if ($('f_cluster')) choices('f_cluster', ['any', ...META.clusters.names], ['any', ...META.clusters.names.keys()]);
   if ($('x')) {
     const names = META.directions.names;
     for (const id of ['x', 'y', 'e_direction']) choices(id, names);
     $('x').value = state.x; $('y').value = state.y;
     choices('e_step', ['any', ...all], ['any', ...all]);
-    const kinds = ['value', 'reward', ...(META.actions ? ['action'] : []), ...(META.clusters ? ['cluster'] : []), ...(sources.length > 1 ? ['source'] : [])];
-    choices('colour', kinds, kinds);
+    const kinds = [...['value', 'reward'].filter(n => META.has[n]), ...(META.actions ? ['action'] : []), ...(META.clusters ? ['cluster'] : []), ...(sources.length > 1 ? ['source'] : [])];
+    choices('colour', kinds, kinds); state.colour = kinds[0];
   }
   if ($('edit_name')) $('edit_name').textContent = `edited: the same start, or world, under: ${META.edit}`;
   scalarButtons();

@@ -16,6 +16,7 @@ async function unpack(p) {  // -> {values, shape}
 class Lazy {  // the packed arrays of one script element, each unpacked once, when asked for
   constructor(id) { this.id = id; this.packed = null; this.done = new Map(); }
   names() { this.packed ??= JSON.parse($(this.id).textContent); return Object.keys(this.packed); }
+  peek() { this.names(); return this.packed; }
   has(name) { return this.names().includes(name); }
   get(name) {
     if (!this.has(name)) return Promise.resolve(null);
@@ -39,6 +40,8 @@ const T = {};  // columns of the table, unpacked: value, reward, action, cluster
 async function openTable() {
   for (const name of ['value', 'reward', 'action', 'cluster', 'base'])
     if (table.has(name)) T[name] = name === 'base' ? await table.get(name) : (await table.get(name)).values;
+  T.value ??= new Float32Array(ROWS).fill(NaN);
+  T.reward ??= new Float32Array(ROWS).fill(NaN);
   T.score = [];
   for (let k = 0; k < K; k++) T.score.push((await table.get('score.' + k)).values);
 }

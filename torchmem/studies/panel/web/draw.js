@@ -22,9 +22,9 @@ function picture(frames, step) {  // one frame on a canvas of its own size
   g.putImageData(image, 0, 0);
   return made;
 }
-function fit(canvas, frames, size) {  // whole multiples of a pixel, up to `size` on the longer side
-  const zoom = Math.max(1, Math.floor(size / side(frames.shape)));
-  canvas.width = frames.shape[2] * zoom; canvas.height = frames.shape[1] * zoom;
+function fit(canvas, frames, size) {  // `size` pixels on the longer side
+  const zoom = size / side(frames.shape);
+  canvas.width = Math.round(frames.shape[2] * zoom); canvas.height = Math.round(frames.shape[1] * zoom);
   const g = canvas.getContext('2d');
   g.imageSmoothingEnabled = false;
   return g;
@@ -32,14 +32,28 @@ function fit(canvas, frames, size) {  // whole multiples of a pixel, up to `size
 function drawFrame(canvas, frames, step, size) {
   fit(canvas, frames, size).drawImage(picture(frames, step), 0, 0, canvas.width, canvas.height);
 }
-function drawOverlay(canvas, frames, step, grad, gain, size) {  // blue raises the scalar, red lowers it
+function blurred(values, h, w, sigma) {  // Gaussian, edges repeated
+  if (!sigma) return values;
+  const reach = Math.ceil(3 * sigma), weight = [];
+  for (let d = -reach; d <= reach; d++) weight.push(Math.exp(-d * d / (2 * sigma * sigma)));
+  const sum = weight.reduce((a, b) => a + b), clip = (v, n) => Math.max(0, Math.min(n - 1, v));
+  const pass = (from, at) => from.map((_, i) => {
+    const y = Math.floor(i / w), x = i % w;
+    let total = 0;
+    for (let d = -reach; d <= reach; d++) total += weight[d + reach] * from[at(y, x, d)];
+    return total / sum;
+  });
+  return pass(pass(values, (y, x, d) => y * w + clip(x + d, w)), (y, x, d) => clip(y + d, h) * w + x);
+}
+function drawOverlay(canvas, frames, step, grad, gain, sigma, size) {  // blue raises the scalar, red lowers it
   const g = fit(canvas, frames, size), [, h, w] = grad.shape, made = new OffscreenCanvas(w, h), p = made.getContext('2d');
-  const image = p.createImageData(w, h), from = step * h * w;
+  const image = p.createImageData(w, h), none = step >= grad.shape[0];
+  const values = none ? new Float32Array(h * w) : blurred(grad.values.slice(step * h * w, (step + 1) * h * w), h, w, sigma);
   g.filter = 'grayscale(1) brightness(0.4)';
   g.drawImage(picture(frames, step), 0, 0, canvas.width, canvas.height);
   g.filter = 'none';
   for (let i = 0; i < h * w; i++) {
-    const v = (step < grad.shape[0] ? grad.values[from + i] : 0) * gain, t = Math.min(1, Math.abs(v) || 0);
+    const v = values[i] * gain, t = Math.min(1, Math.abs(v) || 0);
     const colour = v > 0 ? [60, 140, 255] : [255, 80, 60];
     for (let c = 0; c < 3; c++) image.data[4 * i + c] = colour[c];
     image.data[4 * i + 3] = Math.round(255 * t);
@@ -80,9 +94,11 @@ function round(low, high, most) {  // at most about so many round numbers from l
 function frameOf(g, w, h, box, [x0, x1], [y0, y1], ticks) {  // a light frame with numbers; returns the two scales
   const {l, r, t, b} = box, X = v => l + (w - l - r) * (v - x0) / (x1 - x0), Y = v => h - b - (h - t - b) * (v - y0) / (y1 - y0);
   g.strokeStyle = '#e4e4e0'; g.fillStyle = '#666'; g.lineWidth = 1;
-  for (const v of round(y0, y1, Math.max(2, (h - t - b) / 45))) {
+  const ys = round(y0, y1, Math.max(2, (h - t - b) / 45)), digits = all => Math.abs(all[1] - all[0]) < 0.01
+    ? Math.min(6, Math.ceil(-Math.log10(Math.abs(all[1] - all[0])))) : 0, more = digits(ys);
+  for (const v of ys) {
     g.beginPath(); g.moveTo(l, Y(v)); g.lineTo(w - r, Y(v)); g.stroke();
-    g.textAlign = 'right'; g.fillText(number(v), l - 4, Y(v) + 4);
+    g.textAlign = 'right'; g.fillText(more && v ? v.toFixed(more) : number(v), l - 4, Y(v) + 4);
   }
   g.textAlign = 'center';
   for (const v of ticks || round(x0, x1, 6)) g.fillText(number(v), X(v), h - b + 14);

@@ -1,7 +1,7 @@
 // Where one is, and which samples pass the filters.
 const state = {
-  sample: 0, step: 0, playing: false, x: 0, y: Math.min(1, Math.max(0, K - 1)), colour: 'value', scalar: 0,
-  way: META.saliency ? META.saliency.ways[0] : META.slopes ? META.slopes.ways[0] : '', intensity: 1, scale: 'all',
+  sample: 0, step: 0, playing: false, x: 0, y: Math.min(1, Math.max(0, K - 1)), colour: META.has.value ? 'value' : META.actions ? 'action' : 'reward', scalar: 0,
+  way: META.saliency ? META.saliency.ways[0] : META.slopes ? META.slopes.ways[0] : '', intensity: 1, blur: 1, scale: 'all',
   direction: 0, extremeStep: 'any', matrix: '', lag: 1, place: '', dose: 0,
   filter: {source: 'any', action: 'any', reward: 'any', cluster: 'any', step: 'any', low: null, high: null, ranges: []},
 };

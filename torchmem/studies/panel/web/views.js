@@ -22,7 +22,9 @@ async function show() {
   document.body.dataset.draws = mine;
 }
 const actionName = a => a === undefined || a < 0 ? 'no action' : META.actions[a];
-const words = (v, r, a) => [`value ${number(v)}`, `reward ${number(r)}`, ...(META.actions ? [actionName(a)] : [])].join(' · ');
+const words = (v, r, a) => [...(META.has.value ? [`value ${number(v)}`] : []), ...(META.has.reward ? [`reward ${number(r)}`] : []),
+  ...(META.actions ? [actionName(a)] : [])].join(' · ');
+if (!META.has.value && !META.has.reward && !META.lines.length) $('lines').remove();
 VIEWS.push(function observation() {
   const i = row();
   if (here.frames) drawFrame($('frame'), here.frames, state.step, TALL);
@@ -37,7 +39,7 @@ if ($('overlay')) VIEWS.push(function saliency() {
   if (state.scale === 'one') limit = here.saliency.values.reduce((a, v) => Math.max(a, Math.abs(v) || 0), 0) || 1;
   const gain = state.intensity / limit;
   if (here.saliency.shape.length === 4) drawFrame($('overlay'), here.saliency, Math.min(state.step, here.saliency.shape[0] - 1), TALL);
-  else if (here.frames) drawOverlay($('overlay'), here.frames, state.step, here.saliency, gain, TALL);
+  else if (here.frames) drawOverlay($('overlay'), here.frames, state.step, here.saliency, gain, state.blur, TALL);
   else { const n = here.saliency.shape[1], late = state.step >= here.saliency.shape[0];
     drawStrip($('overlay'), late ? new Float32Array(n) : here.saliency.values, late ? 0 : state.step * n, n, gain); }
   const when = state.step < m.at ? `${m.at - state.step} before` : state.step === m.at ? 'at its step' : 'after it: none';
@@ -73,7 +75,7 @@ function cursor(g, X, h) {
     g.fillStyle = '#009E73'; g.beginPath(); g.arc(X(META.saliency.at), h - BOX.b, 4, 0, 7); g.fill(); }
 }
 const span = () => [-0.5, Math.max(steps(), here['edited.value'] ? here['edited.value'].values.length : 0) - 0.5];
-VIEWS.push(function traces() {
+if ($('lines')) VIEWS.push(function traces() {
   const [g, w, h] = plot($('value_plot'), 150), n = steps(), from = START[state.sample], e = here['edited.value'];
   const values = [...T.value.subarray(from, from + n), ...T.reward.subarray(from, from + n), 0, ...(e ? e.values : [])];
   const [X, Y] = frameOf(g, w, h, BOX, span(), range(values), stepTicks(n));
@@ -85,7 +87,7 @@ VIEWS.push(function traces() {
   g.fillStyle = '#0072B2'; g.fillText('value', BOX.l + 4, 13); g.fillStyle = '#b87f00'; g.fillText('reward', BOX.l + 40, 13);
   if (e) { g.fillStyle = '#D55E00'; g.fillText('dashed: edited', BOX.l + 84, 13); }
 });
-VIEWS.push(function policy() {
+if ($('lines')) VIEWS.push(function policy() {
   const p = here.lines, L = META.lines.length;
   if (!L) { $('lines_plot').hidden = true; return; }
   const [g, w, h] = plot($('lines_plot'), 170), n = steps(), e = here['edited.lines'];
