@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import crafter
 import numpy as np
@@ -284,3 +286,20 @@ def test_worlds_are_the_packages_tile_by_tile(area):
         placed = [sorted((type(c).__name__, *map(int, c.pos)) for c in w.objects) for w in (ours, theirs)]
         assert placed[0] == placed[1] and len(placed[0]) > 1
         assert ours.random.uniform() == theirs.random.uniform()
+
+
+def test_a_new_world_wakes_no_threads():
+    """numba's own would change the number that torch uses: updates in the same process took five times as long."""
+    code = """if True:
+        import numpy, os
+        from torchmem.envs import make_env
+        def threads():
+            return len(os.listdir("/proc/self/task"))
+        world = make_env("crafter", area=32)
+        before = threads()
+        world.reset(seed=1)
+        print(before, threads())
+    """
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, told.stdout.split())
+    assert before == after

@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 from crafter import objects
+from opensimplex.internals import _noise3
 
 from torchmem.envs.crafter_map import WALKABLE
 
@@ -30,13 +31,14 @@ def drawn(random: np.random.RandomState, most: int) -> Iterator[Callable[[], flo
     random.uniform(size=most - operator.length_hint(numbers))
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Maps are small, and opensimplex would wake all cores for each."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
+@numba.njit(cache=True)
+def _noise_map(x, y, layer, perm, gradients):  # type: ignore[no-untyped-def]
+    """Not opensimplex' own `noise3array`: it wakes numba's threads, which changes how many torch uses."""
+    found = np.empty((x.size, y.size))
+    for i in range(x.size):
+        for j in range(y.size):
+            found[i, j] = _noise3(x[i], y[j], layer, perm, gradients)
+    return found
 
 
 class Noise:
@@ -56,10 +58,9 @@ class Noise:
         return self._map(x / size, y / size, layer)
 
     def _map(self, x: np.ndarray, y: np.ndarray, layer: float) -> np.ndarray:
-        return self._simplex.noise3array(x, y, np.array([float(layer)]))[0].T
+        return _noise_map(x, y, float(layer), self._simplex._perm, self._simplex._perm_grad_index3)
 
 
-@one_thread()
 def generate_materials(world: Any, start: tuple[int, int], simplex: Any) -> np.ndarray:
     """Fill the world's materials; returns tunnels (W, H) bool. start: the place with grass around it."""
     noise, ids = Noise(simplex, world.area), world._mat_ids
