@@ -9,7 +9,7 @@ ARG TORCH=cpu
 
 # make, and what scripts/setup.sh would otherwise fetch at the first start
 RUN apt-get update \
- && apt-get install -y --no-install-recommends make g++ libegl1 libgl1 libqt5core5a libqt5gui5 \
+ && apt-get install -y --no-install-recommends make g++ libegl1 libgl1 libqt5core5a libqt5gui5 chromium \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/torchmem

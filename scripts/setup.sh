@@ -78,6 +78,8 @@ system_packages() {
   local header; header=$("$PY" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
   [ -e "$header" ] || want+=("python$(version_of "$PY")-dev") # torch.compile builds against Python.h
   [ ${#want[@]} = 0 ] || install_packages "rendering, Procgen, torch.compile" "${want[@]}"
+  # apart: Ubuntu has it as a snap only, and apt-get installs all that it is asked for or nothing
+  [ -n "$(command -v chromium chromium-browser google-chrome || true)" ] || install_packages "tests of HTML pages" chromium
 }
 
 # --- torch -------------------------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ fi
 pip install "pip==26.3"
 install_torch
 say "packages of constraints.txt"
-pip install --constraint constraints.txt --editable ".[dev]"
+pip install --constraint constraints.txt --editable ".[dev,browser]"
 pip check || die "the installed packages do not fit together (above): rm -rf $VENV and run make setup again"
 printf '%s\n' "$WANT" "$PWD" "$TORCH" >"$STAMP"
 say "done in $((SECONDS - started)) s. 'make doctor' looks at the machine, 'make train' trains, 'make test' tests."

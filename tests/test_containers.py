@@ -56,7 +56,7 @@ def test_both_are_the_same_machine():
     packages = [set(re.search(r"--no-install-recommends (.*)", t)[1].split()) - {"\\"} for t in (DOCKER, APPTAINER)]
     assert packages[0] == packages[1]
     wanted = set(re.findall(r"want\+=\(([\w.+-]+)\)", (ROOT / "scripts" / "setup.sh").read_text()))
-    assert len(wanted) == 5 and wanted | {"make"} == packages[0], "setup would miss a system package"
+    assert len(wanted) == 5 and wanted | {"make", "chromium"} == packages[0], "setup would miss a system package"
 
 
 def test_the_build_of_torch_is_an_argument():

@@ -47,4 +47,4 @@ async function openTable() {
 }
 const slopeName = (way, scalar) => `grad.${way}.${scalar}`;
 const number = v => v === null || v === undefined || Number.isNaN(v) ? '–' : Math.abs(v) >= 1e4 || (v !== 0 && Math.abs(v) < 1e-3)
-  ? v.toExponential(1) : String(+v.toPrecision(3));
+  ? v.toExponential(1).replace('e+', 'e').replace('.0e', 'e') : String(+v.toPrecision(3));
