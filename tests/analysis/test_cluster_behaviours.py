@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from tests.analysis.recordings import Memory, clock, drift
 from torchmem import cli
-from torchmem.analysis._behaviours_features import mixed, read_features
+from torchmem.analysis._behaviours_features import donors, mixed, read_features
 from torchmem.analysis.cluster_behaviours import BehavioursResult, cluster_behaviours
 from torchmem.analysis.correlate_lags import correlate_lags
 from torchmem.recording import RecordingWriter
@@ -142,6 +142,10 @@ def test_features_are_states_and_differences():
     np.testing.assert_allclose(found.x[:, found.blocks["memory"]], y[found.row], rtol=1e-6)
     np.testing.assert_allclose(found.x[:, found.blocks["memory over 6"]], y[found.row] - y[found.row + 6], rtol=1e-5)
     assert (rec.episode[found.row] == rec.episode[found.row + 6]).all() and found.x.shape[1] == 30
+    later = read_features([rec], ["memory"], [2, 6], skip=3)
+    kept = np.isin(found.row, later.row)
+    np.testing.assert_array_equal(later.x, found.x[kept])
+    assert np.unique(rec.episode[found.row[~kept]], return_counts=True)[1].tolist() == [3] * 9
     wide = read_features([rec], ["memory", "world"], [2])
     assert wide.x.shape[1] == 2 * (10 + 16), "20 numbers of the world become 16 components"
 
@@ -158,6 +162,13 @@ def test_mixtures_keep_covariances_and_lose_clusters():
     for lag in (points, other):
         assert np.corrcoef(lag[1:][following, 0], lag[:-1][following, 0])[0, 1] > 0.9
     kurtosis = [((v[:, 0] / v[:, 0].std()) ** 4).mean() for v in (points, other)]
+    uneven = np.repeat([0, 1, 2], [3, 20, 7])
+    for _ in range(5):
+        rows = donors(uneven, rng)
+        for taker in range(3):
+            given = rows[uneven == taker]
+            size = (uneven == uneven[given[0]]).sum()
+            np.testing.assert_array_equal(given - given[0], np.arange(len(given)) % size, "it begins again")
     assert kurtosis[0] < 1.1 and 2.2 < kurtosis[1] < 4, "two points against a bell"
 
 
@@ -167,8 +178,8 @@ def test_wrong_inputs_are_told():
     small = Memory({"memory": rec.activations["memory"][:, :4]}, {}, rec.episode)
     for given, how, match in [
         (rec, {"sites": ["memroy"]}, "memory"), (rec, {"lags": [99]}, "longer than 99"),
-        (rec, {"count": 1}, "2 or more"), (rec, {"lags": [0]}, "from 1"), (broken, {}, "NaN"),
-        ([rec, small], {"sites": ["memory"]}, "of one agent"),
+        (rec, {"count": 1}, "2 or more"), (rec, {"lags": [0]}, "from 1"), (rec, {"skip": -1}, "0 or more"),
+        (broken, {}, "NaN"), ([rec, small], {"sites": ["memory"]}, "of one agent"),
         (rec, {"profile": ["obs.image"]}, "single numbers"), (rec, {"count": 60}, "too few"), ([], {}, "at least one"),
         (rec, {"profile": ["luck"]}, "luck"), (rec, {"display": "pca"}, "tsne"),
     ]:  # fmt: skip

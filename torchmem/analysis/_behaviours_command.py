@@ -12,6 +12,7 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
     parser.add_argument("recordings", nargs="+", metavar="RECORDING", help="of torchmem record or torchmem simulate")
     parser.add_argument("--sites", nargs="+", metavar="SITE", help="(memory, and world where it is recorded)")
     parser.add_argument("--lags", nargs="*", type=int, default=[2, 4, 6], metavar="N", help="of differences (2 4 6)")
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="first steps left out (%(default)s)")
     parser.add_argument("--count", type=int, metavar="K", help="of behaviours (found by silhouette against mixtures)")
     parser.add_argument("--most", type=int, default=12, metavar="K", help="that are tried (%(default)s)")
     parser.add_argument("--components", type=int, default=64, metavar="N", help="principal ones (%(default)s)")
@@ -33,8 +34,8 @@ def fill(parser: argparse.ArgumentParser, say: Callable[[str], None]) -> Callabl
             if not _holds(path, HEADER) and (_holds(path, "frozen_agent") or _holds(path, "config.json")):
                 raise RecordingError(f"{path} is a run, no recording: torchmem simulate (or record) makes one of it")
         several = [Recording(path) for path in given.recordings]
-        names = ("sites", "lags", "count", "most", "components", "draws", "profile", "exemplars", "steps", "display",
-                 "seed")  # fmt: skip
+        names = ("sites", "lags", "skip", "count", "most", "components", "draws", "profile", "exemplars", "steps",
+                 "display", "seed")  # fmt: skip
         found = cluster_behaviours(several, **{name: getattr(given, name) for name in names})
         say(found.summary())
         folder = found.save(given.out)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from torchmem.analysis._probe_data import Recorded, lookup
-from torchmem.analysis.nulls import exchange_rows, spans
+from torchmem.analysis.nulls import spans
 
 WIDTHS = {"memory": 64}  # of the agent's memory, as it is where it has so few units; of any other site:
 WIDTH = 16
@@ -59,8 +59,13 @@ class Space:
         return ((x - self.centre) / self.scale) @ self.axes.T
 
 
-def read_features(recordings: Sequence[Recorded], sites: Sequence[str], lags: Sequence[int]) -> Features:
-    """Raises ValueError for a site that a recording lacks or has in another size, NaN, episodes that are too short."""
+def read_features(
+    recordings: Sequence[Recorded], sites: Sequence[str], lags: Sequence[int], skip: int = 0
+) -> Features:
+    """skip: first steps of every episode that are left out.
+
+    Raises ValueError for a site that a recording lacks or has in another size, NaN, episodes that are too short.
+    """
     columns = [[_site(rec, site) for site in sites] for rec in recordings]
     states, blocks, at = [], {}, 0
     for place, site in enumerate(sites):
@@ -78,9 +83,9 @@ def read_features(recordings: Sequence[Recorded], sites: Sequence[str], lags: Se
     state = np.concatenate(states, 1)
     episode = _episodes(recordings)
     reach = max(lags, default=0)
-    row = np.concatenate([rows[: max(len(rows) - reach, 0)] for rows in spans(episode)])
+    row = np.concatenate([rows[skip : max(len(rows) - reach, 0)] for rows in spans(episode)])
     if not len(row):
-        raise ValueError(f"no episode is longer than {reach} steps: take smaller lags, or longer episodes")
+        raise ValueError(f"no episode is longer than {reach + skip} steps: take smaller lags, or skip fewer")
     parts = [state[row]]
     for lag in lags:
         shift = at * len(parts)
@@ -115,13 +120,23 @@ def mixed(points: np.ndarray, episode: np.ndarray, rng: np.random.Generator) -> 
     weight /= np.linalg.norm(weight, axis=1, keepdims=True)
     out = np.zeros_like(points)
     for donor in range(DONORS):
-        out += weight[number, donor, None] * points[exchange_rows(episode, rng)]
+        out += weight[number, donor, None] * points[donors(episode, rng)]
     return out
+
+
+def donors(episode: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(R,) row of a random other (or the same) episode for each row, step by step. A shorter one begins again: if it
+    stood still at its end, as in `exchange_rows`, the many equal rows would be a cluster."""
+    pieces = spans(episode)
+    source = np.empty(len(episode), np.int64)
+    for taker, giver in zip(pieces, rng.permutation(len(pieces))):
+        source[taker] = pieces[giver][np.arange(len(taker)) % len(pieces[giver])]
+    return source
 
 
 def exchanged(x: np.ndarray, blocks: dict[str, slice], episode: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Features (R, F) whose blocks come from different episodes each: every block as it was, together at random."""
     out = x.copy()
     for columns in blocks.values():
-        out[:, columns] = x[exchange_rows(episode, rng)][:, columns]
+        out[:, columns] = x[donors(episode, rng)][:, columns]
     return out

@@ -23,8 +23,9 @@ FIRM = 0.75  # Jaccard index from which a cluster is the same one again (Hennig 
 class BehavioursResult(Result):
     """K clusters of the N steps of all `recordings`, one recording after the other.
 
-    label (N,): cluster, -1 where the window of the step leaves its episode. recording, episode, step (N,): where each
-    step is. distance (N,) to the centre of its cluster, in principal components; NaN where label is -1.
+    label (N,): cluster, -1 where the window of the step leaves its episode, or the step was skipped. recording,
+    episode, step (N,): where each step is. distance (N,) to the centre of its cluster, in principal components; NaN
+    where label is -1.
     counts (C,) numbers of clusters that were tried; silhouette (C,); mixed (draws, C) the same of mixtures of episodes,
     which have no clusters; exchanged (draws, C) with every block of features from another episode. p: of the largest
     excess over mixtures. stability, by_chance (draws,): adjusted Rand index when episodes are drawn again, and that of

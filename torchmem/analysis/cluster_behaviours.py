@@ -30,6 +30,7 @@ def cluster_behaviours(
     sites: Sequence[str] | None = None,
     *,
     lags: Sequence[int] = (2, 4, 6),
+    skip: int = 0,
     count: int | None = None,
     most: int = 12,
     components: int = 64,
@@ -43,7 +44,8 @@ def cluster_behaviours(
 ) -> BehavioursResult:
     """Cluster every step whose window (up to the largest lag) lies in its episode.
 
-    recordings: of one agent, played or simulated. sites: default memory, and world where all have it. count: of
+    recordings: of one agent, played or simulated. sites: default memory, and world where all have it. skip: first steps
+    of every episode to leave out, where a memory that fills up would be the only cluster. count: of
     clusters; None takes, of 2..most, the number whose silhouette exceeds that of mixtures of episodes the most.
     components: principal components at most, and 95 % of the variance. draws: of mixtures, of blocks exchanged, of
     episodes drawn again; below 19 no p can reach 5 %. profile: covariates told by cluster beside actions, reward, value
@@ -58,10 +60,12 @@ def cluster_behaviours(
     lags = tuple(sorted(set(lags)))
     if any(lag < 1 for lag in lags):
         raise ValueError(f"lags must be steps from 1 on, got {lags}")
+    if skip < 0:
+        raise ValueError(f"skip={skip}: 0 or more steps")
     if sites is None:
         sites = ["memory", *(["world"] if all("world" in rec.activations for rec in several) else [])]
     names = find_sites(several[0], list(sites))
-    features = read_features(several, names, lags)
+    features = read_features(several, names, lags, skip)
     episodes = len(np.unique(features.episode))
     counts = np.arange(2, most + 1) if count is None else np.array([count])
     if counts.size == 0 or counts[0] < 2:
@@ -96,8 +100,9 @@ def cluster_behaviours(
         everywhere=everywhere, exemplars=_exemplars(features, own, away, where, len(found.centres), exemplars),
         shown=features.row[shown], points=points[shown, :2] if points.shape[1] > 1 else points[shown][:, [0, 0]],
         map=display_map(points[shown], display, seed),
-        settings={"count": count, "most": most, "components": components, "draws": draws, "steps": steps, "seed": seed,
-                  "display": display, "kept_components": len(found.space.axes), "fitted_steps": len(rows)},
+        settings={"count": count, "skip": skip, "most": most, "components": components, "draws": draws, "steps": steps,
+                  "seed": seed, "display": display, "kept_components": len(found.space.axes),
+                  "fitted_steps": len(rows)},
         provenance=home.again(seeds={**home.seeds, "cluster_behaviours": seed}, caveats=caveats,
                               parents=paths if all(hasattr(rec, "path") for rec in several) else ()),
     )  # fmt: skip
