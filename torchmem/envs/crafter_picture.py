@@ -21,6 +21,16 @@ def textures() -> Any:
     return engine.Textures(constants.root / "assets")
 
 
+@functools.cache
+def vignette(shape: tuple[int, int], stddev: float) -> np.ndarray:
+    """(W px, H px): how much of the night's noise is seen, by the package's formula.
+
+    The package keeps ten for all worlds of a process: with more than ten it makes one per frame.
+    """
+    x, y = (np.linspace(-1, 1, side) for side in shape)
+    return 1 - np.exp(-0.5 * (x[:, None] ** 2 + y[None] ** 2) / stddev**2)
+
+
 class MaterialView(engine.LocalView):
     """engine.LocalView with another way to the same canvas (W px, H px, 3), [x, y]."""
 
@@ -45,6 +55,9 @@ class MaterialView(engine.LocalView):
             engine._draw_alpha(canvas, ((x.start + i - left) * wide, (y.start + j - top) * tall), texture)
         canvas = self._light(canvas, self._world.daylight)
         return self._sleep(canvas) if player.sleeping else canvas
+
+    def _vignette(self, shape: tuple[int, ...], stddev: float) -> np.ndarray:
+        return vignette(shape[:2], stddev)
 
     def _tiles_of(self, unit: tuple[int, int]) -> np.ndarray:
         """(materials + 1, wide, tall, 3) uint8; the last one is outside."""

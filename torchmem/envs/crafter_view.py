@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from crafter import engine, objects
 
-from torchmem.envs.crafter_picture import InventoryView, textures
+from torchmem.envs.crafter_picture import InventoryView, MaterialView, textures
 
 INVENTORY = (9, 2)  # columns and rows of items
 SPRITE = "player-down"  # always the same, so that it does not tell the direction
@@ -32,7 +32,7 @@ class EgocentricView:
         bar = INVENTORY[1] * side // INVENTORY[0]
         self.columns, self.rows = tiles, tiles - math.ceil(bar / self.unit)
         self._upright = upright
-        self._light = engine.LocalView(world, textures(), [self.columns, self.rows])  # lends its night and sleep
+        self._light = MaterialView(world, [self.columns, self.rows])  # lends its night and sleep
         self._items = InventoryView(INVENTORY)
 
     def __call__(self, player: Any) -> np.ndarray:

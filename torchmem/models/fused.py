@@ -84,6 +84,9 @@ class _MaxPool(torch.autograd.Function):
 
 def max_pool(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, H / 2, W / 2, C), the maximum of each 2 x 2 cell."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling():
         return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    if not torch.is_grad_enabled():  # two maxima of whole rows take a fifth of max_pool2d's time on CPU
+        rows = torch.maximum(*x.unflatten(1, (-1, 2)).unbind(2))
+        return torch.maximum(*rows.unflatten(2, (-1, 2)).unbind(3))
     return _MaxPool.apply(x)
