@@ -164,6 +164,7 @@ class BehavioursResult(Result):
 
     def figure(self) -> Any:
         """Where the clusters lie, and what each is like: quantities as bars, a line where everything is."""
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
 
         columns = [q for q in range(len(self.quantities)) if np.isfinite(self.everywhere[q])
@@ -172,7 +173,8 @@ class BehavioursResult(Result):
         figure = Figure(figsize=(4.2 * wide + 0.9 * len(columns), 4.2), layout="constrained")
         ratios = [4.2] * wide + [0.9] * len(columns)
         axes = figure.subplots(1, wide + len(columns), width_ratios=ratios, squeeze=False)[0]
-        colours = [style.COLOURS[k % len(style.COLOURS)] for k in range(self.count)]
+        few = self.count <= len(style.COLOURS)
+        colours = [style.COLOURS[k] if few else colormaps["tab20"](k % 20) for k in range(self.count)]
         label = self.label[self.shown]
         planes = [(self.points, "component 1", "component 2")]
         planes += [(self.map, "map, for display only", "")] if wide == 2 else []
