@@ -63,6 +63,10 @@ ELSEWHERE = {
         "torchmem.analysis._directions_command:fill",
         "Find the directions along which a recorded site moves (PCA, ICA, NMF): variance, stability, to edit along.",
     ),
+    "watch": (
+        "torchmem.studies.watch_command:fill",
+        "Watch a trained agent play: what it sees, does and expects, in a window or as a GIF or MP4.",
+    ),
     "panel": (
         "torchmem.studies.panel.command:fill",
         "One HTML page of real and simulated rollouts: frames, saliency, directions, traces, filters, edits, clusters.",

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 COLOURS = ("#bbbbbb", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#444444")
 UNVISITED = 255  # byte of a tile without a visit; rates are 0 to 254 of the unit's own range
 
-STYLE = """body{font:15px/1.4 system-ui,sans-serif;margin:1rem;color:#222}main{display:flex;flex-wrap:wrap;gap:1.5rem}
+STYLE = """body{font:15px/1.4 system-ui,sans-serif;margin:1rem;color:#222}
+main{display:flex;flex-wrap:wrap;align-items:flex-start;gap:1.5rem}
 canvas{border:1px solid #ccc}select,input{font:inherit;margin-right:.6rem}pre{font-size:.8rem;margin:.3rem 0}
 .caveat{color:#b33;font-weight:bold}#kinds label{margin-right:.8rem}svg text{font-size:11px}"""
 
@@ -48,7 +49,8 @@ function scatter() {
   for (let k = 0; k <= 4; k++) {
     const px = L + (W - L - 10) * k / 4, py = H - B - (H - B - 10) * k / 4;
     g.beginPath(); g.moveTo(px, 10); g.lineTo(px, H - B); g.moveTo(L, py); g.lineTo(W - 10, py); g.stroke();
-    g.fillText((x0 + (x1 - x0) * k / 4).toPrecision(2), px - 12, H - B + 16);
+    g.textAlign = k === 4 ? 'right' : 'center';
+    g.fillText((x0 + (x1 - x0) * k / 4).toPrecision(2), k === 4 ? W - 4 : px, H - B + 16); g.textAlign = 'left';
     g.fillText((y0 + (y1 - y0) * k / 4).toPrecision(2), 6, py + 4);
   }
   g.fillText($('x').value, W / 2, H - 8); g.save(); g.translate(48, 22); g.fillText($('y').value, 0, 0); g.restore();

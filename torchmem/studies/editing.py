@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchmem.analysis.style import finish
 from torchmem.result import Provenance, Result
 from torchmem.studies.behaviour_edits import BehaviourEdit, EditSet, edits_of
 from torchmem.studies.folder import StudyFolder
@@ -81,9 +82,8 @@ class EditingResult(Result):
         for shift, key, colour in ((-0.2, "edit", "tab:red"), (0.2, "keep", "tab:blue")):
             ax.bar(place + shift, [row[key] for row in self.rows.values()], 0.4, color=colour, label=key)
         ax.set_xticks(place, list(self.rows), rotation=45, ha="right")
-        ax.set(ylim=(0, 1.05), ylabel="share of episodes", title=self.edit)
-        ax.legend()
-        return ax
+        ax.set_ylim(0, 1.05)
+        return finish(ax, self.edit, "share of episodes")
 
 
 def study_editing(

@@ -72,3 +72,14 @@ def _codes() -> int:
     from torchmem.envs.minigrid_views import LAYERS
 
     return sum(LAYERS.values())
+
+
+def strip(numbers: np.ndarray, cell: int = 12, line: int = 24) -> np.ndarray:
+    """Numbers (N,) as a picture (H, W, 3) uint8, `line` cells across: blue above zero, red below, full at 1."""
+    share = np.clip(np.nan_to_num(numbers.astype(np.float64)), -1, 1)
+    ends = np.where(share[:, None] > 0, [20.0, 90.0, 200.0], [210.0, 50.0, 30.0])
+    colour = 235 + np.abs(share)[:, None] * (ends - 235)
+    across = min(len(numbers), line)
+    cells = np.full((-(-len(numbers) // across) * across, 3), 255.0)
+    cells[: len(numbers)] = colour
+    return np.kron(cells.reshape(-1, across, 3), np.ones((cell, cell, 1))).round().astype(np.uint8)

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests import browser
+from tests.models.simulator import tiny
 from tests.studies.panel.conftest import AT, SAMPLES, STEPS, K
+from torchmem.analysis.find_directions import find_directions
+from torchmem.envs.make import env_spec
+from torchmem.models.checkpoint import save_agent
 from torchmem.studies.panel.build import make_panel
+from torchmem.surgery.model import load
+from torchmem.surgery.record import record
 
 pytestmark = browser.needs_browser
 REAL = 6
@@ -335,3 +341,22 @@ def test_a_page_without_options_has_no_empty_boxes(made, tmp_path, page):
             page.keyboard.press(key)
         assert browser.ink(page, "#frame") > 2
         shoot(page, "plain")
+
+
+def test_numbers_and_continuous_actions(tmp_path, page):
+    agent = save_agent(tiny.ppo(env_spec("dummy", continuous=True)), tmp_path / "agent")
+    rec = record(load(agent), episodes=4, envs=2, out=tmp_path / "rec", seed=1)
+    directions = find_directions(rec, "memory", count=2, draws=0)
+    made = make_panel(agent, tmp_path / "n.html", recording=rec.path, directions=directions)
+    with browser.opened(made, page.context.browser) as one:
+        ready(one)
+        assert one.locator("#f_action").count() == 0 and one.locator("#f_source").count() == 0
+        for name in ("frame", "lines_plot", "value_plot", "scatter", "bar_plot"):
+            assert browser.ink(one, f"#{name}") > 2, name
+        before = browser.drawn(one, "#frame")
+        one.keyboard.press("ArrowRight")
+        at(one, 0, 1)
+        assert browser.drawn(one, "#frame") != before
+        assert "action" not in one.inner_text("#frame_note") and one.locator("#legend span").count() == len(
+            one.evaluate("META.lines"))  # fmt: skip
+        shoot(one, "numbers")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchmem.analysis.nulls import exchange_rows
+from torchmem.analysis.style import finish
 from torchmem.result import Provenance, Result
 from torchmem.surgery.model import Model
 from torchmem.surgery.policy_distance import kl
@@ -70,9 +71,7 @@ class ActivationChange(Result):
         for o, name in enumerate(self.others):
             ax.bar(place + o * width, self.moved[o], width, label=f"{name} (KL {self.policy[o]:.3g})")
         ax.set_xticks(place + 0.4 - width / 2, self.sites)
-        ax.set_ylabel("change of activations, in units of their spread before")
-        ax.legend(frameon=False)
-        return ax
+        return finish(ax, "", "change of activations,\nin units of their spread before", legend_columns=2)
 
     def table(self) -> dict[str, list]:
         """Columns for a CSV file."""
