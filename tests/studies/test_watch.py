@@ -21,7 +21,7 @@ from torchmem.surgery.record import record
 AGENTS = {
     "rgb": lambda: tiny.ppo(env_spec("minigrid_memory", obs="rgb", **simulated.WORLD)),
     "symbols": lambda: tiny.dreamer(env_spec("minigrid_memory", **simulated.WORLD)),
-    "numbers": lambda: tiny.ppo(env_spec("dummy", continuous=True)),
+    "numbers": lambda: tiny.ppo(env_spec("dummy", continuous=True, image=0, length=8)),
 }
 
 

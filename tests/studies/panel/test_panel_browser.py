@@ -344,7 +344,7 @@ def test_a_page_without_options_has_no_empty_boxes(made, tmp_path, page):
 
 
 def test_numbers_and_continuous_actions(tmp_path, page):
-    agent = save_agent(tiny.ppo(env_spec("dummy", continuous=True)), tmp_path / "agent")
+    agent = save_agent(tiny.ppo(env_spec("dummy", continuous=True, image=0, length=8)), tmp_path / "agent")
     rec = record(load(agent), episodes=4, envs=2, out=tmp_path / "rec", seed=1)
     directions = find_directions(rec, "memory", count=2, draws=0)
     made = make_panel(agent, tmp_path / "n.html", recording=rec.path, directions=directions)
