@@ -10,11 +10,13 @@ timed for 200 iterations on one site and fold, and scaled to 12 sites and 5 fold
 after unit with pynapple and scipy; it is timed on some units and scaled to all. Within a round both run, one after the
 other. Limits of issue 7: probe 30, tune 20. Threads are --threads; run it on a quiet machine.
 
-Recording: a DreamerV3 (--size) plays Crafter in 16 worlds on --workers processes, and `torchmem.record` keeps all sites
-of encoder, dynamics, actor and critic, maps averaged, in bfloat16, with images and truth. Its steps per second of wall
-time are compared with those of the same worlds and batched policy when nothing is kept (limit 0.85), and with a loop of
-one world and one policy step after the other that keeps nothing either (limit 3; it is shorter). All episodes have 200
-steps, without mobs, so that no world waits for another at the end.
+Recording: a DreamerV3 (--size) plays Crafter in --worlds worlds on --workers processes, and `torchmem.record` keeps all
+sites of encoder, dynamics, actor and critic, maps averaged, in bfloat16, with images and truth. Its steps per second of
+wall time are compared with those of the same worlds and batched policy when nothing is kept (limit 0.85), and with a
+loop of one world and one policy step after the other that keeps nothing either (limit 3; it is shorter). All episodes
+have 200 steps, without mobs, so that no world waits for another at the end.
+--only batched: the same of a recurrent PPO on MiniGrid-Memory S13 in 1,024 batched worlds, all sites in float32, beside
+such a loop of one world (limit 10); episodes end after 30 steps.
 """
 
 from __future__ import annotations
@@ -37,17 +39,20 @@ from torchmem.analysis.probe_position import probe_position
 from torchmem.analysis.tune_units import tune_units
 from torchmem.envs.collector import Collector
 from torchmem.envs.make import env_spec
+from torchmem.envs.tensor_vector import TensorVector
 from torchmem.envs.vector import VectorEnv
 from torchmem.models.dreamer.agent import DreamerAgent
+from torchmem.models.ppo.agent import PPOAgent
+from torchmem.models.ppo.config import PPOConfig
 from torchmem.recording import Recording, RecordingWriter
 from torchmem.surgery.model import Model
 from torchmem.surgery.record import record
 from torchmem.training.config import compose
 
 SIDE, SITES, ROWS, FOLDS, ITERATIONS, TIMED = 32, 12, 10_000, 5, 5000, 200
-LIMITS = {"probe": 30.0, "tune": 20.0, "record": 0.85}
-BATCH_LIMIT = 3.0  # recording against a loop of batch 1
-WORLDS, LENGTH = 16, 200
+LIMITS = {"probe": 30.0, "tune": 20.0, "record": 0.85, "batched": 10.0}
+BATCH_LIMIT = 3.0  # recording Crafter against a loop of batch 1
+LENGTH = 200
 CRAFTER = {"length": LENGTH - 1, "disable_mobs": True}  # steps of an episode are one more: the first observation
 KEPT = "encoder.* dynamics.* actor.* critic.*"
 
@@ -202,14 +207,21 @@ def bare_play(agent: DreamerAgent, worlds: VectorEnv, steps: int) -> None:
         collector.step(policy)
 
 
-def bench_record(folder: Path, size: str, workers: int, episodes: int, rounds: int) -> None:
+def tell_ratio(recorded: list[float], others: list[float], rival: str, limit: float | None) -> None:
+    ratios = [a / b for a, b in zip(recorded, others)]
+    middle = statistics.median(ratios)
+    verdict = "" if limit is None else f", limit {limit}: {'holds' if middle >= limit else 'FAILS'}"
+    print(f"       recorded / {rival}: {middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f}){verdict}")
+
+
+def bench_record(folder: Path, size: str, count: int, workers: int, episodes: int, rounds: int) -> None:
     config = compose(["agent=dreamer", "env=crafter", f"size={size}"]).agent
     torch.manual_seed(0)
     agent = DreamerAgent(env_spec("crafter", **CRAFTER), config)
     model = Model(agent)
     rates: dict[str, list[float]] = {"recorded": [], "bare": [], "batch 1": []}
-    keep = {"pooling": "mean", "dtype": "bfloat16", "envs": WORLDS, "workers": workers}
-    record(model, sites=KEPT, episodes=WORLDS, out=folder / "warm", **keep)
+    keep = {"pooling": "mean", "dtype": "bfloat16", "envs": count, "workers": workers}
+    record(model, sites=KEPT, episodes=count, out=folder / "warm", **keep)
     for number in range(rounds):
         kinds = [*rates][:: 1 if number % 2 else -1]
         for kind in kinds:
@@ -221,20 +233,43 @@ def bench_record(folder: Path, size: str, workers: int, episodes: int, rounds: i
                 continue
             began = time.perf_counter()
             if kind == "recorded":
-                rec = record(model, sites=KEPT, episodes=episodes * WORLDS, out=folder / f"r{number}", **keep)
-                assert rec.steps == episodes * WORLDS * LENGTH
+                rec = record(model, sites=KEPT, episodes=episodes * count, out=folder / f"r{number}", **keep)
+                assert rec.steps == episodes * count * LENGTH
             else:
-                with VectorEnv("crafter", CRAFTER, WORLDS, split="record", seed=0, workers=workers) as worlds:
+                with VectorEnv("crafter", CRAFTER, count, split="record", seed=0, workers=workers) as worlds:
                     bare_play(agent, worlds, episodes * LENGTH)
-            rates[kind].append(episodes * WORLDS * LENGTH / (time.perf_counter() - began))
+            rates[kind].append(episodes * count * LENGTH / (time.perf_counter() - began))
     told = ", ".join(f"{kind} {statistics.median(values):.0f}" for kind, values in rates.items())
-    print(f"record steps/s: {told} (size {size}, {WORLDS} worlds, {workers} workers, {len(model.sites)} sites known)")
+    print(f"record steps/s: {told} (size {size}, {count} worlds, {workers} workers, {len(model.sites)} sites known)")
     for rival, limit in (("bare", LIMITS["record"]), ("batch 1", BATCH_LIMIT)):
-        ratios = [a / b for a, b in zip(rates["recorded"], rates[rival])]
-        middle = statistics.median(ratios)
-        verdict = "holds" if middle >= limit else "FAILS"
-        spread = f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"       recorded / {rival}: {spread}, limit {limit}: {verdict}")
+        tell_ratio(rates["recorded"], rates[rival], rival, limit)
+
+
+def bench_batched(folder: Path, count: int, episodes: int, rounds: int) -> None:
+    kwargs = {"size": 13, "view": 3, "obs": "symbolic_onehot", "max_steps": 29}
+    torch.manual_seed(0)
+    agent = PPOAgent(env_spec("minigrid_memory", **kwargs), PPOConfig(head_layers=1))
+    model = Model(agent)
+    rates: dict[str, list[float]] = {"recorded": [], "bare": [], "batch 1": []}
+    keep = {"sites": "encoder.* core.* memory actor.* critic.*", "envs": count, "batched": True}
+    record(model, episodes=count, out=folder / "warm_batched", **keep)
+    for number in range(rounds):
+        for kind in [*rates][:: 1 if number % 2 else -1]:
+            began = time.perf_counter()
+            if kind == "recorded":
+                steps = record(model, episodes=episodes * count, out=folder / f"b{number}", **keep).steps
+            elif kind == "bare":
+                bare_play(agent, TensorVector("minigrid_memory", kwargs, count, split="record", seed=0), episodes * 30)
+                steps = count * episodes * 30
+            else:
+                steps = 1000
+                with VectorEnv("minigrid_memory", kwargs, 1, split="record", seed=0) as worlds:
+                    bare_play(agent, worlds, steps)
+            rates[kind].append(steps / (time.perf_counter() - began))
+    told = ", ".join(f"{kind} {statistics.median(values):.0f}" for kind, values in rates.items())
+    print(f"batched steps/s: {told} ({count} worlds, {len(model.sites)} sites known)")
+    for rival, limit in (("bare", None), ("batch 1", LIMITS["batched"])):
+        tell_ratio(rates["recorded"], rates[rival], rival, limit)
 
 
 def main() -> None:
@@ -246,8 +281,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", default="1m", help="of the agent that is recorded (%(default)s)")
+    parser.add_argument("--worlds", type=int, default=64, help="of Crafter (%(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes of its worlds (%(default)s)")
-    parser.add_argument("--episodes", type=int, default=4, help="recorded in each of the 16 worlds (%(default)s)")
+    parser.add_argument("--episodes", type=int, default=4, help="recorded in each world (%(default)s)")
     parser.add_argument("--full", action="store_true", help="run the rival's 5,000 iterations on one site and fold")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -257,7 +293,9 @@ def main() -> None:
         if given.only in (None, "probe"):
             bench_probe(Path(folder), given.units, given.rounds, given.full)
         if given.only in (None, "record"):
-            bench_record(Path(folder), given.size, given.workers, given.episodes, given.rounds)
+            bench_record(Path(folder), given.size, given.worlds, given.workers, given.episodes, given.rounds)
+        if given.only in (None, "batched"):
+            bench_batched(Path(folder), 1024, given.episodes, given.rounds)
 
 
 if __name__ == "__main__":

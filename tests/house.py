@@ -29,7 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training": ("envs", "models"),
     "surgery": (
         "models.protocol", "models.checkpoint", "models.noise", "models.twin",
-        "envs.protocol", "envs.collector", "envs.vector", "envs.make", "envs.seeds",  # it plays, to record
+        "envs.protocol", "envs.collector", "envs.vector", "envs.tensor_vector", "envs.make", "envs.seeds",  # it plays
     ),
     "analysis": (),
     "studies": ("envs", "models", "training", "surgery", "analysis"),

@@ -245,6 +245,7 @@ def record(parser: argparse.ArgumentParser) -> Action:
     parser.add_argument("--seed", type=int, default=0, help="of worlds and noise; never meets a training seed")
     parser.add_argument("--envs", type=int, default=16, metavar="N", help="worlds in lock-step (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes for them (%(default)s)")
+    parser.add_argument("--batched", action="store_true", help="MiniGrid memory worlds in one table, for --envs 1024")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest action")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="divides its logits (%(default)s)")
     parser.add_argument("--epsilon", type=float, default=0.0, metavar="P", help="share of random actions (%(default)s)")
@@ -266,7 +267,10 @@ def record(parser: argparse.ArgumentParser) -> Action:
         from torchmem.surgery.record import record
 
         env_kwargs = None if given.env_kwargs is None else json_arguments(given.env_kwargs)
-        same = ("env", "sites", "episodes", "seed", "envs", "workers", "greedy", "out", "dtype", "pooling", "resume")
+        same = (
+            "env", "sites", "episodes", "seed", "envs", "workers", "batched", "greedy", "out", "dtype", "pooling",
+            "resume",
+        )  # fmt: skip
         model = load(given.run, given.device)
         rec = record(
             untrained(model, given.seed) if given.untrained else model,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,22 @@ def test_a_clamp_holds_a_direction_where_it_is_told():
     y = known.scores(play.memory.numpy())
     np.testing.assert_allclose(y[..., 1], 2.5, rtol=1e-4)
     plain = known.scores(rollout(planted.Simulator(), loop, planted.starts(4), 5).memory.numpy())
+    np.testing.assert_allclose(y[..., 0], plain[..., 0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_clamp_holds_what_skew_directions_read():
+    """Directions that overlap, as those of ICA do: y is held where it is told, and that of the other one is let be."""
+    loop, known = AgentLoop(planted.agent()), truth()
+    mix = np.array([[1.0, 0.0], [0.8, 0.6]])
+    decode = np.concatenate([mix @ known.decode[:2], known.decode[2:]])
+    encode = np.concatenate([np.linalg.inv(mix).T @ known.encode[:2], known.encode[2:]])
+    skew = dataclasses.replace(known, decode=decode, encode=encode)
+    np.testing.assert_allclose(encode @ decode.T, np.eye(len(decode)), atol=1e-5)
+    edits = make_edits(skew, read_changes([], [], ["1=2.5"]))
+    edited = rollout(planted.Simulator(), loop, planted.starts(4), 1, edit=in_simulator(edits, loop.agent), early=True)
+    y = skew.scores(edited.memory.numpy())
+    plain = skew.scores(rollout(planted.Simulator(), loop, planted.starts(4), 1).memory.numpy())
+    np.testing.assert_allclose(y[..., 1], 2.5, rtol=1e-4)
     np.testing.assert_allclose(y[..., 0], plain[..., 0], rtol=1e-3, atol=1e-3)
 
 

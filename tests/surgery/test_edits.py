@@ -209,6 +209,26 @@ def test_projection_removes_or_keeps_the_span_of_directions_that_are_not_orthogo
         Project("logit", torch.stack([basis[0], 2 * basis[0]]))
 
 
+def test_a_projection_with_a_dual_holds_what_the_dual_reads_and_nothing_beside_it():
+    """Readings of a skew basis: one of them is held, and the others stay, which an orthogonal projection breaks."""
+    basis = torch.randn(3, N, dtype=torch.float64)
+    basis[1] += 3 * basis[0]
+    dual = torch.linalg.pinv(basis).T
+    point = torch.randn(S, K, dtype=torch.float64)
+    x = values().double()
+    for held in ([0], [0, 2]):
+        new = Project("logit", basis[held], mean=point, dual=dual[held]).apply(x, unroll())
+        was, now = ((one - point).flatten(2) @ dual.T for one in (x, new))
+        others = [k for k in range(3) if k not in held]
+        assert now[..., held].abs().max() < 1e-12 and torch.allclose(now[..., others], was[..., others])
+    plain = Project("logit", basis[[0]], mean=point).apply(x, unroll())
+    assert ((plain - point).flatten(2) @ dual[0]).abs().max() > 0.1
+    with pytest.raises(ValueError, match="is not 1"):
+        Project("logit", basis[[0]], dual=2 * dual[[0]])
+    with pytest.raises(ValueError, match="does not match"):
+        Project("logit", basis[[0]], dual=dual)
+
+
 # Data ----------------------------------------------------------------------------------------------------------------
 
 

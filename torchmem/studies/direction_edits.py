@@ -81,7 +81,9 @@ def make_edits(
     if changes.clamp and dose:
         held = [k for k, _ in changes.clamp]
         point = directions.centre + sum(y * rows[k] for k, y in changes.clamp)
-        edits.append(Project("memory", _tensor([rows[k] for k in held]), mean=_tensor(point)))
+        basis = _tensor([rows[k] for k in held])
+        dual = _tensor(directions.encode[held]) if turn is None else None  # y as the directions read it
+        edits.append(Project("memory", basis, mean=_tensor(point), dual=dual))
     return edits
 
 

@@ -224,12 +224,14 @@ class Project(SiteEdit):
 
     basis: (K, N) or (K, *shape), any linearly independent directions; they are made orthonormal among the selected
     units. keep: False removes their span, True removes everything else. mean: (*shape), the point that stays where it
-    is (default: the origin).
+    is (default: the origin). dual: as basis, with dual @ basis.T = 1: how amounts along the basis are read, so that
+    other readings that ignore it stay as they are (default: least squares, an orthogonal projection).
     """
 
     basis: Tensor
     keep: bool = False
     mean: Tensor | None = None
+    dual: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -242,21 +244,33 @@ class Project(SiteEdit):
             )
         if self.mean is not None:
             self._set("mean", owned(self.mean, f"{name}: mean"))
+        if self.dual is not None:
+            self._set("dual", owned(self.dual, f"{name}: dual"))
+            if self.dual.shape != self.basis.shape:
+                raise ValueError(f"{name}: dual {tuple(self.dual.shape)} does not match {tuple(self.basis.shape)}")
         if not (self.units and max(self.units) >= self.basis[0].numel()):  # else `check` says so
             _ = self._orthonormal  # fails here rather than in the middle of a pass
 
     @functools.cached_property
-    def _orthonormal(self) -> Tensor:
-        """(K, units), float64."""
-        return orthonormal(self._of_units(self.basis.detach().flatten(1)), self.describe() + ": basis")
+    def _orthonormal(self) -> tuple[Tensor, Tensor]:
+        """(K, units) each, float64: the basis, and what reads amounts along it."""
+        rows = self._of_units(self.basis.detach().flatten(1))
+        basis = orthonormal(rows, self.describe() + ": basis")  # raises where they are dependent
+        if self.dual is None:
+            return basis, basis
+        rows, dual = rows.double(), self._of_units(self.dual.detach().flatten(1)).double()
+        if not torch.allclose(dual @ rows.T, torch.eye(len(rows), dtype=rows.dtype), atol=1e-4):
+            raise ValueError(f"{self.describe()}: dual @ basis.T is not 1 among the selected units")
+        return rows, dual
 
     def _change(self, part: Tensor, where: Selection) -> Tensor:
-        basis = self._ready("basis", part, lambda: self._orthonormal)
+        basis = self._ready("basis", part, lambda: self._orthonormal[0])
+        dual = self._ready("dual", part, lambda: self._orthonormal[1])
         centred = part
         if self.mean is not None:
             centre = self.mean.reshape(-1)
             centred = part - self._ready("mean", part, lambda: self._of_units(centre))
-        inside = (centred @ basis.T) @ basis
+        inside = (centred @ dual.T) @ basis
         return part - inside if not self.keep else part - (centred - inside)
 
     def _check_shapes(self, shape: tuple[int, ...]) -> None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from torchmem.envs.collector import Collector, leaking
 from torchmem.envs.make import env_spec
+from torchmem.envs.tensor_vector import TensorVector
 from torchmem.envs.vector import VectorEnv
 from torchmem.models.checkpoint import plain
 from torchmem.recording import Recording, RecordingError, RecordingWriter
@@ -47,6 +48,7 @@ def record(
     seed: int = 0,
     envs: int = 16,
     workers: int = 0,
+    batched: bool = False,
     greedy: bool = False,
     out: str | Path | None = None,
     edits: Any = (),
@@ -66,7 +68,8 @@ def record(
     on the model already. behaviour: what it does in place of its own choices (value and logits stay what it thinks).
     dtype: float32, float16 or bfloat16 of all sites, or by pattern ({"dynamics.*": "bfloat16"},
     the rest float32). pooling: likewise; "mean" averages maps over height and width. observations: keep them too, as
-    `obs.<key>`. workers: processes for the worlds.
+    `obs.<key>`. workers: processes for the worlds. batched: worlds that step at once by table lookup (`TensorVector`:
+    MiniGrid's memory worlds), for thousands of `envs`; starts of the same distribution, not of the same seeds.
 
     Covariates: reward, flags, actions (zero at is_last), value and logits (or mean and std) as the agent reads them
     out of its carry, every key of the world's truth. Seeds are of the split "record": no training or evaluation has
@@ -83,6 +86,8 @@ def record(
     chosen = choose(model, asked)
     kinds = spread(dtype, chosen, "dtype", tuple(DTYPES), "float32")
     pools = spread(pooling, chosen, "pooling", POOLING, "none")
+    if batched and workers:
+        raise ValueError(f"batched worlds step in this process: leave workers={workers}")
     name = env or model.spec.name
     kwargs = dict(model.spec.kwargs if env_kwargs is None and name == model.spec.name else env_kwargs or {})
     spec = env_spec(name, **kwargs)
@@ -99,7 +104,7 @@ def record(
         plan = {
             "env": name, "kwargs": plain(kwargs), "sites": asked, "episodes": episodes, "seed": seed,
             "envs": schedule.n, "greedy": greedy, "edits": held, "dtype": kinds, "pooling": pools,
-            "observations": observations, "weights": weights, **mixed,
+            "observations": observations, "weights": weights, **mixed, **({"batched": True} if batched else {}),
         }  # fmt: skip
         provenance = Provenance.here(
             checkpoint=str(model.path) if model.path else None, weights=weights,
@@ -112,9 +117,11 @@ def record(
             provenance=provenance, resume=resume,
         ))  # fmt: skip
         if not writer.finished:
+            how = {"split": "record", "seed": seed}
             worlds = stack.enter_context(
-                VectorEnv(name, kwargs, schedule.n, split="record", seed=seed, workers=workers, on_error="raise")
-            )
+                TensorVector(name, kwargs, schedule.n, **how) if batched
+                else VectorEnv(name, kwargs, schedule.n, **how, workers=workers, on_error="raise")
+            )  # fmt: skip
             worlds = leaking(worlds, model.spec)
             session = _Session(model, worlds, schedule, chosen, kinds, pools, greedy, observations)
             session.mixer = Mixer(behaviour, model.agent, schedule.n) if mixed else None
@@ -128,9 +135,9 @@ class _Session:
     """One sitting of a recording."""
 
     def __init__(
-        self, model: Any, worlds: VectorEnv, schedule: Schedule, chosen: Mapping[str, Site], kinds: Mapping[str, str],
-        pools: Mapping[str, str], greedy: bool, observations: bool,
-    ) -> None:
+        self, model: Any, worlds: VectorEnv | TensorVector, schedule: Schedule, chosen: Mapping[str, Site],
+        kinds: Mapping[str, str], pools: Mapping[str, str], greedy: bool, observations: bool,
+    ) -> None:  # fmt: skip
         self.model, self.worlds, self.schedule = model, worlds, schedule
         self.chosen, self.kinds, self.pools = dict(chosen), kinds, pools
         self.greedy, self.observations = greedy, observations
