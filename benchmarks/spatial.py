@@ -195,7 +195,7 @@ def bench_tune(folder: Path, units: int, some: int, rounds: int) -> None:
           f"{statistics.median([b / a for a, b in zip(tested, theirs)]):.1f} times as fast as the rival without")
 
 
-def bare_play(agent: DreamerAgent, worlds: VectorEnv, steps: int) -> None:
+def bare_play(agent: DreamerAgent | PPOAgent, worlds: VectorEnv, steps: int) -> None:
     """Worlds and batched policy alone, for so many lock-steps."""
     generator = torch.Generator().manual_seed(0)
     collector = Collector(worlds, agent.initial(worlds.n))
