@@ -147,6 +147,11 @@ class RecordingWriter:
         """`finish` was called, in this or an earlier sitting."""
         return self._header["finished"]
 
+    @property
+    def busy(self) -> bool:
+        """Rows are on their way to disk: the next ones that fill a buffer will have to wait."""
+        return self._job is not None and not (self._future is not None and self._future.done())
+
     # Writing ---------------------------------------------------------------------------------------------------------
 
     def append(

@@ -7,6 +7,7 @@ import fnmatch
 import functools
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,12 +30,13 @@ from torchmem.result import Provenance
 from torchmem.surgery.behaviour_mix import Behaviour, Mixer
 from torchmem.surgery.edit import Edits
 from torchmem.surgery.read_out import ReadOut
-from torchmem.surgery.schedule import EpisodeNoise, Schedule
+from torchmem.surgery.schedule import EpisodeNoise, Finished, Schedule
 from torchmem.surgery.tape import BLOCK, Tape
 from torchmem.types import EnvSpec, Site, Space
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 POOLING = ("none", "mean")
+MOST = 2  # finished episodes per world that wait for the writer, at most
 OWN = Behaviour()
 log = logging.getLogger("torchmem")
 
@@ -147,6 +149,7 @@ class _Session:
         self.ran: list[str] = []  # sites in the order of their turns, until the first step is over
         self.thoughts = ReadOut(model, self.tape)
         self.mixer: Mixer | None = None
+        self.finished: deque[Finished] = deque()  # episodes on the tape that the writer has not got yet
 
     def run(self, writer: RecordingWriter, progress: bool, named: set[str]) -> None:
         """Play until every quota is filled. named: sites that must run (the others came from a pattern)."""
@@ -155,20 +158,32 @@ class _Session:
         self.worlds.load_state_dict(state | {"episode": self.schedule.played - 1})
         total, done = int(self.schedule.quota.sum()), len(writer.episodes)
         with tqdm(total=total, initial=done, unit="episode", disable=not progress) as bar, self._watching():
-            while not self.schedule.done:
-                data = self.collector.step(self._act)
-                self._note(data)
-                if self.tape.step == 0:
-                    self._refuse_silent_sites(named)
-                sealed = self.tape.advance()
-                if sealed:
-                    self.thoughts.settle()
-                for row, _, _ in self.collector.finished:
-                    self.schedule.ended(row, self.tape.step)
-                if sealed or self.schedule.done:
-                    self.tape.seal()
-                    self.thoughts.settle()
-                    self._hand_over(writer, bar)
+            try:
+                while not self.schedule.done:
+                    self._step(named)
+                    self._hand_over(writer, bar, wait=len(self.finished) > MOST * self.schedule.n)
+            except (RecordingError, OSError):
+                raise  # the writer cannot take them
+            except BaseException:  # what is complete is not lost
+                self._hand_over(writer, bar, wait=True)
+                raise
+            self._hand_over(writer, bar, wait=True)
+
+    def _step(self, named: set[str]) -> None:
+        """One lock-step, and where it fills a block, the episodes that are complete."""
+        data = self.collector.step(self._act)
+        self._note(data)
+        if self.tape.step == 0:
+            self._refuse_silent_sites(named)
+        sealed = self.tape.advance()
+        if sealed:
+            self.thoughts.settle()
+        for row, _, _ in self.collector.finished:
+            self.schedule.ended(row, self.tape.step)
+        if sealed or self.schedule.done:
+            self.tape.seal()
+            self.thoughts.settle()
+            self.finished += self.schedule.ready(self.tape.sealed_to, self.tape.step)
 
     def _act(self, obs: Mapping[str, Tensor], carry: Any) -> tuple[dict[str, Tensor], Any, dict[str, Tensor]]:
         for row in torch.nonzero(obs["is_first"]).flatten().tolist():
@@ -189,8 +204,12 @@ class _Session:
             actions, carry = self.mixer.act(obs["is_first"], actions, carry)
         return actions, carry, {}
 
-    def _hand_over(self, writer: RecordingWriter, bar: tqdm) -> None:
-        for one in self.schedule.ready(self.tape.sealed_to, self.tape.step):
+    def _hand_over(self, writer: RecordingWriter, bar: tqdm, wait: bool) -> None:
+        """Finished episodes to the writer. While it writes, they stay on the tape, unless `wait`: play goes on."""
+        if not self.finished or (writer.busy and not wait):
+            return
+        while self.finished and (wait or not writer.busy):
+            one = self.finished.popleft()
             groups: dict[str, dict[str, Any]] = {"activations": {}, "covariates": {}}
             for address, pieces in self.tape.cut(one.row, one.start, one.stop).items():
                 group, _, name = address.partition("/")
@@ -200,7 +219,7 @@ class _Session:
                 groups[group][name] = pieces
             writer.append(groups["activations"], groups["covariates"], seed=one.seed)
             bar.update()
-        self.tape.forget(self.schedule.needed_from(self.tape.step))
+        self.tape.forget(min([self.schedule.needed_from(self.tape.step), *(one.start for one in self.finished)]))
 
     def _note(self, data: Mapping[str, np.ndarray | Tensor]) -> None:
         seen = self.worlds.spec.obs
