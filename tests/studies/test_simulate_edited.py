@@ -39,8 +39,7 @@ def test_an_edit_changes_what_it_names_and_starts_alike(played, tmp_path):
         assert np.array_equal(plain.covariates[name][:], held.covariates[name][:])
     first = plain.step == 0
     assert np.array_equal(plain.covariates["obs.view"][:][first], held.covariates["obs.view"][:][first])
-    along = found.decode[1] / (found.decode[1] ** 2).sum()  # edits measure along what they move
-    amounts = [(one.activations["memory"][:] - found.centre) @ along for one in (plain, held)]
+    amounts = [found.scores(one.activations["memory"][:])[:, 1] for one in (plain, held)]
     np.testing.assert_allclose(amounts[1], 0.5, atol=1e-4)
     assert np.ptp(amounts[0]) > 1e-2
     assert len(held.provenance.edits) == 1 and not plain.provenance.edits
