@@ -32,8 +32,9 @@ def world_axes(result: TrajectoriesResult, ax: Axes, *, whole: bool = False) -> 
         ax.set_xlim(max(low[0], x), min(high[0], x + width / tiles))
         ax.set_ylim(min(high[1], y + height / tiles), max(low[1], y))
     ax.set_aspect("equal")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(8, integer=True))
+    spans = [abs(high - low) for low, high in (ax.get_xlim(), ax.get_ylim())]
+    for axis, span in zip((ax.xaxis, ax.yaxis), spans):  # the shorter side of the picture has room for fewer numbers
+        axis.set_major_locator(MaxNLocator(max(2, round(8 * span / max(spans))), integer=True))
     ax.set_xlabel("x (tiles)")
     ax.set_ylabel("y (tiles)")
     return ax
