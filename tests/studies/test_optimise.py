@@ -162,10 +162,7 @@ def test_diversity_keeps_restarts_apart():
 def made(tmp_path_factory):
     """(run of a simulator, its recording, folder)."""
     folder = tmp_path_factory.mktemp("optimise")
-    agent = simulated.make_agent(folder)
-    recording = simulated.make_recording(folder, agent).path
-    run(compose(simulated.words(folder / "run", agent, recording, 2)))
-    return folder / "run", recording, folder
+    return *simulated.make_run(folder, updates=2), folder
 
 
 def test_the_command_from_a_run_to_a_result(made, capsys):

@@ -24,8 +24,6 @@ from torchmem.studies.saliency import differences, measure_saliency
 from torchmem.studies.saliency_result import SaliencyResult
 from torchmem.studies.scalars import read_scalars
 from torchmem.studies.slopes import Setting, slopes
-from torchmem.training.config import compose
-from torchmem.training.loop import run
 
 
 def test_copies_do_not_change_the_size_of_a_gradient_and_noise_smooths():
@@ -102,10 +100,7 @@ def test_the_report_compares_with_finite_differences(kind):
 def made(tmp_path_factory):
     """(run of a simulator, its recording, folder)."""
     folder = tmp_path_factory.mktemp("saliency")
-    agent = simulated.make_agent(folder)
-    recording = simulated.make_recording(folder, agent).path
-    run(compose(simulated.words(folder / "run", agent, recording, 4)))
-    return folder / "run", recording, folder
+    return *simulated.make_run(folder, updates=4), folder
 
 
 def test_the_command_from_a_run_to_a_result(made, capsys):

@@ -13,6 +13,8 @@ from torchmem.models.ppo.config import PPOConfig
 from torchmem.recording import Recording
 from torchmem.surgery.model import load
 from torchmem.surgery.record import record
+from torchmem.training.config import compose
+from torchmem.training.loop import run
 
 WORLD = {"size": 7, "max_steps": 14}
 SIZES = (
@@ -41,3 +43,11 @@ def words(logdir: Path, agent: Path, recording: Path, updates: int, *more: str) 
     head = ["agent=simulator", "env=recording", f"env.path={recording}", f"env.agent={agent}"]
     both = [*head, *SIZES, *LOOP, f"steps={updates * STRIDE}", f"logdir={logdir}", *more]
     return [f"{key}={value}" for key, value in dict(word.split("=", 1) for word in both).items()]
+
+
+def make_run(folder: Path, updates: int) -> tuple[Path, Path]:
+    """(run of a simulator after so many updates, its recording)."""
+    agent = make_agent(folder)
+    recording = make_recording(folder, agent).path
+    run(compose(words(folder / "run", agent, recording, updates)))
+    return folder / "run", recording

@@ -12,7 +12,7 @@ import opensimplex
 from crafter import objects
 
 from torchmem.envs.crafter_config import CrafterConfig
-from torchmem.envs.crafter_generate import generate_creatures, generate_materials
+from torchmem.envs.crafter_generate import Noise, generate_creatures, generate_materials
 from torchmem.envs.crafter_map import WALKABLE, Map
 
 HASH_RANGE = 2**31 - 1
@@ -69,7 +69,8 @@ def _land(area: tuple[int, int], start: tuple[int, int], config: CrafterConfig, 
     x, y = (np.arange(side) for side in area)
     half = (np.array(area) - 2 * border) / 2
     far = np.hypot((x[:, None] + 0.5 - area[0] / 2) / half[0], (y[None] + 0.5 - area[1] / 2) / half[1])
-    wave = np.array([[noise.noise3(i / 8, j / 8, 11) + noise.noise3(i / 3, j / 3, 12) / 2 for j in y] for i in x])
+    maps = Noise(noise, area)
+    wave = maps(11, 8) + maps(12, 3) / 2
     rank = far + config.island_roughness * wave
     inside = np.zeros(area, bool)
     inside[border : area[0] - border, border : area[1] - border] = True

@@ -23,7 +23,6 @@ class TensorVector:
         self._world = TensorWorld(name, kwargs, n, split=split, seed=seed)
         self.name, self.kwargs, self.n = self._world.name, self._world.kwargs, n
         self.spec = self._world.spec
-        self.restarted = np.zeros(n, bool)
 
     def step(self, actions: Mapping[str, np.ndarray] | None) -> tuple[Arrays, Arrays]:
         """(data, truth), arrays that lead with n."""

@@ -206,8 +206,7 @@ class _Session:
 
     def _hand_over(self, writer: RecordingWriter, bar: tqdm, wait: bool) -> None:
         """Finished episodes to the writer. While it writes, they stay on the tape, unless `wait`: play goes on."""
-        if not self.finished or (writer.busy and not wait):
-            return
+        before = len(self.finished)
         while self.finished and (wait or not writer.busy):
             one = self.finished.popleft()
             groups: dict[str, dict[str, Any]] = {"activations": {}, "covariates": {}}
@@ -219,7 +218,8 @@ class _Session:
                 groups[group][name] = pieces
             writer.append(groups["activations"], groups["covariates"], seed=one.seed)
             bar.update()
-        self.tape.forget(min([self.schedule.needed_from(self.tape.step), *(one.start for one in self.finished)]))
+        if len(self.finished) < before:
+            self.tape.forget(min([self.schedule.needed_from(self.tape.step), *(one.start for one in self.finished)]))
 
     def _note(self, data: Mapping[str, np.ndarray | Tensor]) -> None:
         seen = self.worlds.spec.obs
