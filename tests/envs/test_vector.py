@@ -203,23 +203,47 @@ def test_what_cannot_be_made_or_is_not_asked_right_is_refused(tmp_path):
 
 
 SCRIPT = """
-    import os, sys, time
+    import os, signal, sys, time
     import numpy as np
     from torchmem.envs.vector import VectorEnv
+    stop = []
+    signal.signal(signal.SIGINT, lambda *_: stop.append(1))  # between two steps, as a sitting of training does
     if __name__ == "__main__":
         env = VectorEnv("dummy", {}, 2, split="train", seed=0, workers=2)
         env.step(None)
         sys.stdout.write(" ".join(str(g.pid) for g in env._groups) + "\\n")
         sys.stdout.flush()
-        try:
-            while True:
-                env.step({"action": np.zeros(2, np.int64)})
-                time.sleep(0.01)
-        except KeyboardInterrupt:
-            env.step({"action": np.zeros(2, np.int64)})  # the workers outlive ctrl-C, so that their state can be saved
-            state = env.state_dict()
-            sys.exit(7)
+        while not stop:
+            env.step({"action": np.zeros(2, np.int64)})
+            time.sleep(0.01)
+        env.step({"action": np.zeros(2, np.int64)})  # the workers outlive ctrl-C, so that their state can be saved
+        state = env.state_dict()
+        sys.exit(7)
 """
+
+
+@pytest.mark.parametrize("where", ["submit", "result"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_step_is_never_mistaken_for_the_next(where, workers, monkeypatch):
+    go = {"action": np.zeros(2, np.int64)}
+    with VectorEnv("dummy", {}, 2, split="train", seed=0, workers=workers) as env:
+        env.step(None)
+        saved = env.state_dict()
+        data, truth = env.step(go)
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(env._groups[1], where, interrupted)
+            env.step(go)
+        for act in (lambda: env.step(go), env.state_dict):  # the first group's answer still waits in its pipe
+            with pytest.raises(RuntimeError, match="interrupted"):
+                act()
+        assert env.load_state_dict(saved) == [True, True]
+        again, told = env.step(go)
+        for before, after in ((data, again), (truth, told)):
+            assert all(np.array_equal(before[key], after[key]) for key in before)
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 7), (signal.SIGKILL, -9)])

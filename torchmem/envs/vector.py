@@ -52,7 +52,7 @@ class VectorEnv:
         self.restarted = np.zeros(n, bool)
         self._episode = np.full(n, -1, np.int64)
         self._closed = np.ones(n, bool)  # no open episode: the next step resets
-        self._whole = True  # False while a step is under way, and for ever if it was interrupted
+        self._whole = True  # False while a step is under way, and afterwards if it was interrupted
         kind, parts = (WorkerGroup, min(workers, n)) if workers else (LocalGroup, n)
         self._slices = [slice(int(p[0]), int(p[-1]) + 1) for p in np.array_split(np.arange(n), parts)]
         self._groups = [kind(name, self.kwargs, s.stop - s.start) for s in self._slices]
@@ -76,8 +76,10 @@ class VectorEnv:
         actions: one array (n, *shape) for each action key. A world without an open episode is reset, its row is
         ignored, its reward is 0 and is_first is True. None: allowed when every world will be reset.
         data: observation keys, reward float32, is_first, is_last, is_terminal bool. truth: the keys of `spec.truth`.
-        Raises WorldFailed, and ValueError for actions that do not fit.
+        Raises WorldFailed, ValueError for actions that do not fit, and RuntimeError after a step that was
+        interrupted (the worlds are ahead of the caller's record, and answers may still wait in the pipes).
         """
+        self._check_whole()
         actions = self._check_actions(actions)
         self._whole = False
         self.restarted = np.zeros(self.n, bool)
@@ -100,6 +102,11 @@ class VectorEnv:
         self._whole = True
         flags = {"is_first": first, "is_last": self._closed.copy(), "is_terminal": terminated}
         return {**obs, "reward": reward, **flags}, truth
+
+    def _check_whole(self) -> None:
+        if not self._whole:
+            raise RuntimeError(f"{self.name}: the last step was interrupted, so the worlds are ahead of the record: "
+                               "load a state_dict to go on from there, or close the worlds")
 
     def _check_actions(self, actions: Mapping[str, np.ndarray] | None) -> Mapping[str, np.ndarray]:
         if actions is None:
@@ -143,8 +150,7 @@ class VectorEnv:
 
         Raises RuntimeError after a step that was interrupted, for then the worlds are ahead of the caller's record.
         """
-        if not self._whole:
-            raise RuntimeError(f"{self.name}: the last step was interrupted, so the worlds are ahead of the record")
+        self._check_whole()
         state = {**self._identity(), "episode": self._episode.copy(), "closed": self._closed.copy()}
         for i, world in enumerate(self._everywhere("save", [not closed for closed in self._closed])):
             state |= {f"env{i}.{key}": value for key, value in (world or {}).items()}
@@ -159,6 +165,11 @@ class VectorEnv:
         for key, mine in self._identity().items():
             if state.get(key) != mine:
                 raise ValueError(f"these are the worlds of another run: {key} was {state.get(key)!r}, is {mine!r}")
+        if not self._whole:  # fresh worlds, for late answers of the interrupted step may wait in the old ones' pipes
+            for group in self._groups:
+                group.start()
+            for group in self._groups:
+                group.result()
         self._episode = np.array(state["episode"], np.int64)
         self._closed = np.array(state["closed"], bool)
         worlds = [
