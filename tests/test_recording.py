@@ -11,10 +11,11 @@ import textwrap
 
 import numpy as np
 import pytest
+import zarr
 
 from torchmem.errors import TorchmemError
 from torchmem.recording import Recording, RecordingWriter
-from torchmem.recording.store import from_bfloat16, to_bfloat16
+from torchmem.recording.store import DATA, from_bfloat16, to_bfloat16
 from torchmem.result import Provenance
 
 LENGTHS = (5, 1, 12)
@@ -59,6 +60,8 @@ def test_what_goes_in_comes_out(tmp_path):
             expected = whole(made, group, name)
             np.testing.assert_array_equal(np.asarray(column), expected)
             assert column.dtype == expected.dtype and column.shape == expected.shape
+            # for readers that know nothing of torchmem: an array has no rows in reserve once the recording is finished
+            assert zarr.open_group(tmp_path / "r" / DATA, mode="r")[f"{group}/{name}"].shape == expected.shape
     assert list(rec.activations) == ["memory", "stoch"] and set(rec.covariates) == {"reward", "is_last", "pos"}
     assert rec.episodes["seed"].tolist() == [2**62, 2**62 + 1, 2**62 + 2] and rec.episodes["complete"].all()
     assert rec.episodes["start"].tolist() == [0, 5, 6] and rec.episodes["stop"].tolist() == [5, 6, 18]

@@ -1,4 +1,4 @@
-"""Full chunks to disk, by the zarr 3 format but without zarr's machinery and past the page cache.
+"""Chunks to disk, by the zarr 3 format but without zarr's machinery and past the page cache.
 
 A recording is written beside an agent that needs all cores. For dense floats zarr's event loop, a compressor that gains
 nothing, and above all filling fresh pages of the cache cost ten times the writing itself. The cache is no loss: the
@@ -42,32 +42,40 @@ def codec(sample: np.ndarray) -> BloscCodec:
 def write_rows(array: zarr.Array, folder: Path, start: int, rows: np.ndarray) -> None:
     """Put rows (n, ...) at `start` of an array that `codec` made. folder: where the array lies. Raises OSError.
 
-    Chunks that are only partly covered go through zarr, which reads them first.
+    A chunk that was begun earlier is read, filled up and written again; rows after the last one stay zeros.
     """
     stop, length = start + len(rows), array.chunks[0]
-    first, last = -(-start // length), stop // length
-    if first >= last or not rows.size:
-        array[start:stop] = rows
+    if not rows.size:
         return
-    if start < first * length:
-        array[start : first * length] = rows[: first * length - start]
-    for number in range(first, last):
-        chunk = np.ascontiguousarray(rows[number * length - start : (number + 1) * length - start])
+    dense = any(getattr(c, "shuffle", None) == BloscShuffle.noshuffle for c in array.compressors)
+    for number in range(start // length, -(-stop // length)):
+        first = number * length
         file = folder / array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)))
-        put(file, *_encoded(chunk, _dense(array)))
-    if last * length < stop:
-        array[last * length : stop] = rows[last * length - start :]
+        inside = rows[max(first - start, 0) : first + length - start]
+        if len(inside) == length:
+            put(file, *_encoded(np.ascontiguousarray(inside), dense))
+        else:
+            put(file, _packed(_joined(file, max(start - first, 0), inside, length), dense))
 
 
-def _dense(array: zarr.Array) -> bool:
-    return any(getattr(c, "shuffle", None) == BloscShuffle.noshuffle for c in array.compressors)
+def _joined(file: Path, held: int, rows: np.ndarray, length: int) -> np.ndarray:
+    """One chunk: `held` rows that are in the file, then `rows`, then zeros."""
+    chunk = np.zeros((length, *rows.shape[1:]), rows.dtype)
+    if held:
+        chunk[:held] = np.frombuffer(Blosc().decode(file.read_bytes()), rows.dtype).reshape(chunk.shape)[:held]
+    chunk[held : held + len(rows)] = rows
+    return chunk
+
+
+def _packed(chunk: np.ndarray, dense: bool) -> bytes:
+    return Blosc(cname="lz4", clevel=1, shuffle=Blosc.NOSHUFFLE if dense else Blosc.BITSHUFFLE).encode(chunk)
 
 
 def _encoded(chunk: np.ndarray, dense: bool) -> tuple[bytes | memoryview, ...]:
-    """What Blosc makes of a chunk, in parts. Dense floats stay as they are behind the header of Blosc's level 0."""
+    """What Blosc makes of a full chunk, in parts. Dense floats stay as they are behind the header of its level 0."""
     if dense:
         return _header(chunk.nbytes, chunk.itemsize), chunk.reshape(-1).view(np.uint8).data
-    return (Blosc(cname="lz4", clevel=1, shuffle=Blosc.BITSHUFFLE).encode(chunk),)
+    return (_packed(chunk, dense),)
 
 
 @functools.cache

@@ -225,8 +225,8 @@ class RecordingWriter:
     def _write(self, tail: Tail, stop: int, episodes: list[tuple[int, int, bool]]) -> None:
         """Rows first, then the count that makes the episodes they hold part of the recording."""
         for name, array in self._arrays.items():
-            if array.shape[0] < stop:
-                array.resize((stop, *array.shape[1:]))
+            if array.shape[0] < stop:  # room for more than this, for it costs milliseconds; `finish` trims it
+                array.resize((2 * stop, *array.shape[1:]))
             write_rows(array, self.path / DATA / name, tail.start, tail.rows(name, tail.start, stop))
         table = {name: list(values) for name, values in self._header["episodes"].items()}
         begin = self._header["steps"]
@@ -241,6 +241,8 @@ class RecordingWriter:
     def finish(self) -> None:
         """Flush, and mark the plan as done."""
         self.flush()
+        for array in self._arrays.values():
+            array.resize((self._header["steps"], *array.shape[1:]))
         self._commit({"finished": True})
 
     def close(self) -> None:
