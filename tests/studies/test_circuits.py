@@ -49,6 +49,8 @@ def test_the_circuit_stands_beside_its_controls(run):
         assert rows[name].keys() == rows["full"].keys(), name  # success, lost, correct in every row
     assert rows["magnitude"]["kept"] == rows["untrained, highest of this size"]["kept"] == result.kept
     assert result.alpha == 3e-3 and result.front["1"][1] < 0.6  # too dear a price leaves nothing that works
+    searches = [load_result(run / "out" / f"search_{alpha}").seconds for alpha in ("0.003", "1")]
+    assert min(searches) > 0 and result.minutes == pytest.approx(sum(searches) / 120)  # also when gone on with later
     assert result.stability["iou"] > 2 * result.stability["chance"]
     assert result.sizes["maskable"] < result.sizes["acting path"] < result.sizes["agent"]
     assert set(result.anatomy) >= {"reset, input", "candidate, recurrent"}

@@ -39,7 +39,7 @@ class CircuitResult(Result):
     roles: dict[str, tuple[int, int]]
     anatomy: dict[str, tuple[int, int]]
     degrees: dict[str, dict[str, float]]
-    minutes: float
+    minutes: float  # wall time of one search, mean over alphas
 
     figure_size = (8.0, 4.5)
 

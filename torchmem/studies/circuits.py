@@ -11,7 +11,6 @@ reported comes from episodes that no search has seen.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,12 +77,11 @@ def study_circuits(
         )  # fmt: skip
 
     found: dict[float, MaskResult] = {}
-    started = time.monotonic()
     for alpha in alphas:
         part = folder.part(f"search_{alpha:g}", lambda alpha=alpha: search(model, alpha, 0))
         assert isinstance(part, MaskResult)
         found[alpha] = part
-    minutes = (time.monotonic() - started) / 60 / len(found)
+    minutes = sum(result.seconds for result in found.values()) / 60 / len(found)
     alpha = chosen(found)
     masks = [found[alpha]]
     for number in range(1, seeds):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -118,12 +119,14 @@ def fit_mask(
         bed.full = Bed.of(getattr(teacher, "agent", teacher), batch, weights, None, noise).full
     path = acting_path(bed)
     chosen = _chosen(path, bed.own, names)
+    began = time.monotonic()
     search = _Search(bed, chosen, fit)
     history = search.run()
     masks = search.hard()
     dropped = 0
     if fit.cleanup:
         masks, dropped = cleaned(bed, masks)
+    seconds = time.monotonic() - began
     found = measure(bed, masks, None if evaluate is None else lambda: evaluate(model), fit.seed, fit.singles)
     return MaskResult(
         masks={name: mask.cpu().numpy() for name, mask in masks.items()},
@@ -139,6 +142,7 @@ def fit_mask(
         cleaned=dropped,
         scored=evaluate is not None,
         chance=chance,
+        seconds=seconds,
         **found,
         provenance=Provenance.here(config=dataclasses.asdict(fit), seeds={"fit": fit.seed}, caveats=agent.spec.caveats),
     )

@@ -43,6 +43,7 @@ class MaskResult(Result):
     cleaned: int  # weights that were kept and lay on no path to an action
     scored: bool  # `evaluate` was given, and judges; otherwise the agreement does
     chance: float | None = None  # score of an agent that guesses, as the caller knows it
+    seconds: float = math.nan  # wall time of the search and of its clean-up, without the controls
 
     @property
     def mask(self) -> WeightMask:
@@ -147,6 +148,7 @@ class MaskResult(Result):
         """Verdict, counts against three denominators, and a table of the controls."""
         shares = ", ".join(f"{share:.3%} of {name} ({self.sizes[name]})" for name, share in self.fractions().items())
         lines = [self.verdict(), f"kept {self.kept} weights: {shares}; {self.cleaned} dead ends dropped"]
+        lines += [f"found in {self.seconds / 60:.1f} minutes"] if math.isfinite(self.seconds) else []
         lines += [f"  {role:<28} {kept:>8} of {size}" for role, (kept, size) in self.roles().items()]
         lines.append(f"{'mask':<14} {'KL/nats':>9} {'agreement':>10} {'score':>8} {'F':>7}")
         for name, numbers in self.scores.items():
