@@ -171,6 +171,8 @@ def test_the_command_from_a_run_to_a_result(made, capsys):
              "3", "--steps", "25", "--random", "40", "--realism", "0.01", "--diversity", "0.01", "--horizon", "4",
              "--out", str(folder / "out")]  # fmt: skip
     assert cli.main(words) == 2 and "never measured" in capsys.readouterr().err
+    assert cli.main(["optimise", str(folder / "agent"), *words[2:]]) == 2  # whose world is it?
+    assert "no world model that can serve as its simulator: train one" in capsys.readouterr().err
     assert cli.main([*words, "--allow"]) == 0
     found = load_result(folder / "out")
     assert isinstance(found, OptimiseResult)

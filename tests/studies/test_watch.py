@@ -55,6 +55,23 @@ def test_it_shows_what_a_recording_of_the_same_seed_holds(tmp_path):
         assert np.array_equal(one.picture[: SIDE - 1, :SIDE], framed(frame, ("", ""))[: SIDE - 1, :SIDE])
 
 
+def test_the_likeliest_actions_of_sampled_latents_as_in_recordings(tmp_path):
+    """Greedy is one thing everywhere: another draw of latents may make another film."""
+    agent = load(save_agent(AGENTS["symbols"](), tmp_path / "agent"))
+    heard = []
+    whole = agent.policy
+
+    def policy(obs, carry, noise):
+        heard.append(noise)
+        return whole(obs, carry, noise)
+
+    agent.policy = policy
+    list(play(agent, 1, 3, True, 5))
+    list(play(agent, 1, 3, False, 5))
+    assert [n.action is None for n in heard] == [True] * 3 + [False] * 3
+    assert all(n.posterior is not None for n in heard)
+
+
 def test_films_and_shows(agent, tmp_path, capsys):
     assert cli.main(["watch", str(agent), "--out", str(tmp_path / "a.gif"), "--episodes", "2", "--greedy"]) == 0
     assert "a.gif" in capsys.readouterr().out

@@ -63,8 +63,8 @@ def measure_interventions(
 
     Raises FidelityError, ValueError for directions that do not exist, an outcome that is predicted but not measured.
     """
-    report = require_fidelity(simulator, allow)
     world, loop, home = load_simulator(simulator, agent, device)
+    report = require_fidelity(simulator, allow)
     players: dict[str, Player] = {}
     if "simulator" in places:
         if init != "random" and recording is None:

@@ -76,8 +76,8 @@ def optimise_latent(
             f"realism={realism} and diversity={diversity} must not be negative, init={init!r} must be random or real, "
             f"realism_by={realism_by!r} auto, data or prior"
         )
-    report = require_fidelity(simulator, allow)
     world, loop, home = load_simulator(simulator, agent, device)
+    report = require_fidelity(simulator, allow)
     if not hasattr(world, "from_latent"):
         raise ValueError(
             f"{simulator} is an agent's own world model, whose starts are no points of a space that could be searched: "

@@ -66,8 +66,8 @@ def measure_saliency(
 
     Raises FidelityError, ValueError for what does not fit together.
     """
-    report = require_fidelity(simulator, allow)
     world, loop, home = load_simulator(simulator, agent, device)
+    report = require_fidelity(simulator, allow)
     latents = hasattr(world, "from_latent")
     if (init != "real" or guess) and not latents:
         raise ValueError(f"{simulator} is an agent's own world model, whose starts are no points of a space: init=real")

@@ -75,8 +75,8 @@ def simulate(
         raise ValueError(f"samples and horizon must be at least 1, got {samples} and {horizon}")
     if init != "random" and recording is None:
         raise ValueError(f"init={init} starts from real steps: give a recording")
-    report = require_fidelity(simulator, allow)
     world, loop, home = load_simulator(simulator, agent, device)
+    report = require_fidelity(simulator, allow)
     latents = hasattr(world, "from_latent")
     if (init != "real" or guess) and not latents:
         raise ValueError(f"{simulator} is an agent's own world model, whose starts are no points of a space: init=real")

@@ -15,7 +15,6 @@ from torchmem.envs.collector import Collector, leaking
 from torchmem.envs.vector import VectorEnv
 from torchmem.files import atomic_write
 from torchmem.models.checkpoint import load
-from torchmem.models.noise import Noise
 from torchmem.studies.looks import action_names, pictures, strip
 from torchmem.video import FORMATS, ffmpeg, film_bytes
 
@@ -50,7 +49,7 @@ def watch(
     """Let the agent of a run play fresh episodes; the film's path, or None where they were shown in a window.
 
     out: a .gif or .mp4 (needs ffmpeg); None: a window (space pauses, q closes). episodes: whole ones, of which `steps`
-    steps at most are shown. greedy: the likeliest actions. fps: default, the world's own pace, at least 4. show: a
+    steps at most are shown. greedy: the likeliest actions (latents are sampled). fps: default, the world's own pace, at least 4. show: a
     function in place of the window.
 
     Raises ValueError where there is no display and no `out`, for another ending, and for counts below 1.
@@ -83,7 +82,9 @@ def play(agent: Any, episodes: int, steps: int, greedy: bool, seed: int) -> Iter
     told: dict[str, float] = {}
 
     def policy(obs: Mapping[str, Any], carry: Any) -> Any:
-        noise = Noise.mode() if greedy else agent.acting_noise(1, generator)
+        noise = agent.acting_noise(1, generator)
+        if greedy:
+            noise = dataclasses.replace(noise, action=None)
         action, after, extras = agent.policy(obs, carry, noise)
         told["value"] = float(agent.read_out(after)["value"][0])
         return action, after, extras
