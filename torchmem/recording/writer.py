@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from torchmem.result import Provenance
 Values = np.ndarray | list[np.ndarray]
 
 CHUNK_BYTES, ALIGNED = 2**21, 4096
+ROOM = 2**16  # steps that arrays are made for: to grow costs milliseconds for each; `finish` trims them
+HANDS = 4  # threads that write arrays at once: files are many and small, and each waits for the disk
 log = logging.getLogger("torchmem")
 
 
@@ -71,6 +73,7 @@ class RecordingWriter:
         self._waiting: list[tuple[int, int, bool]] = []  # (stop, seed, complete) of episodes not yet committed
         self._tail, self._spare = Tail(), Tail()
         self._thread = ThreadPoolExecutor(1, "torchmem-recording")
+        self._hands = ThreadPoolExecutor(HANDS, "torchmem-recording-array")
         self._job: tuple[Tail, int, list[tuple[int, int, bool]]] | None = None  # what the thread is to write
         self._future: Future | None = None
         self._since = time.monotonic()
@@ -100,7 +103,7 @@ class RecordingWriter:
             else:
                 self._commit({})
         except BaseException:
-            self._thread.shutdown()
+            self._dismiss()
             self._lock.close()
             raise
 
@@ -224,10 +227,10 @@ class RecordingWriter:
 
     def _write(self, tail: Tail, stop: int, episodes: list[tuple[int, int, bool]]) -> None:
         """Rows first, then the count that makes the episodes they hold part of the recording."""
-        for name, array in self._arrays.items():
-            if array.shape[0] < stop:  # room for more than this, for it costs milliseconds; `finish` trims it
-                array.resize((2 * stop, *array.shape[1:]))
-            write_rows(array, self.path / DATA / name, tail.start, tail.rows(name, tail.start, stop))
+        written = [self._hands.submit(self._write_array, name, tail, stop) for name in self._arrays]
+        wait(written)  # all of them: none may still write when this is tried again
+        for one in written:
+            one.result()
         table = {name: list(values) for name, values in self._header["episodes"].items()}
         begin = self._header["steps"]
         for end, seed, complete in episodes:
@@ -238,11 +241,16 @@ class RecordingWriter:
         if episodes:
             self._commit({"steps": begin, "episodes": table})
 
+    def _write_array(self, name: str, tail: Tail, stop: int) -> None:
+        array = self._arrays[name]
+        if array.shape[0] < stop:
+            array.resize((2 * stop, *array.shape[1:]))
+        write_rows(array, self.path / DATA / name, tail.start, tail.rows(name, tail.start, stop))
+
     def finish(self) -> None:
         """Flush, and mark the plan as done."""
         self.flush()
-        for array in self._arrays.values():
-            array.resize((self._header["steps"], *array.shape[1:]))
+        list(self._hands.map(lambda a: a.resize((self._header["steps"], *a.shape[1:])), self._arrays.values()))
         self._commit({"finished": True})
 
     def close(self) -> None:
@@ -256,8 +264,12 @@ class RecordingWriter:
                     if not any(self.path.iterdir()):
                         self.path.rmdir()
             finally:
-                self._thread.shutdown()
+                self._dismiss()
                 self._lock.close()
+
+    def _dismiss(self) -> None:
+        self._thread.shutdown()
+        self._hands.shutdown()
 
     def __enter__(self) -> RecordingWriter:
         return self
@@ -272,7 +284,7 @@ class RecordingWriter:
             row = math.prod(shape) * np.dtype(dtype).itemsize
             rows = 2 ** int(math.log2(min(max(CHUNK_BYTES // max(row, 1), 16), 2**16)))
             arrays[name] = data.create_array(
-                name, shape=(0, *shape), chunks=(rows, *(max(s, 1) for s in shape)), dtype=dtype,
+                name, shape=(ROOM, *shape), chunks=(rows, *(max(s, 1) for s in shape)), dtype=dtype,
                 compressors=codec(episode[name][0]), config={"write_empty_chunks": True},
             )  # fmt: skip
         self._arrays, self._header["arrays"] = arrays, dict(shapes)
