@@ -8,12 +8,15 @@ less than a tenth, so that the cores (or the GPU) set the pace and not the files
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from torchmem.training.config import compose
 from torchmem.training.processes import Processes
@@ -28,14 +31,16 @@ def spent(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - begin, out
 
 
-def main(words: list[str]) -> None:
-    import torch
-
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("recording", metavar="RECORDING", help="of the agent, with observations")
+    parser.add_argument("agent", metavar="AGENT", help="its run or agent folder")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as batch=4 length=17")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    recording, agent, *more = words
     with tempfile.TemporaryDirectory() as folder:
-        head = ["agent=simulator", "env=recording", f"env.path={recording}", f"env.agent={agent}", "trainer=cpu"]
-        config = compose([*head, f"logdir={folder}/run", *more])
+        head = ["agent=simulator", "env=recording", f"env.path={given.recording}", f"env.agent={given.agent}", "trainer=cpu"]
+        config = compose([*head, f"logdir={folder}/run", *given.settings])
         x = SimulatorExperiment(config, Processes(), torch.device("cpu"))
         filling, _ = spent(lambda: x.open_replay("benchmark"))
         loading, updating = [], []
@@ -56,4 +61,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
