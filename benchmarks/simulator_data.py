@@ -39,8 +39,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        head = ["agent=simulator", "env=recording", f"env.path={given.recording}", f"env.agent={given.agent}", "trainer=cpu"]
-        config = compose([*head, f"logdir={folder}/run", *given.settings])
+        world = ["env=recording", f"env.path={given.recording}", f"env.agent={given.agent}"]
+        config = compose(["agent=simulator", *world, "trainer=cpu", f"logdir={folder}/run", *given.settings])
         x = SimulatorExperiment(config, Processes(), torch.device("cpu"))
         filling, _ = spent(lambda: x.open_replay("benchmark"))
         loading, updating = [], []

@@ -49,8 +49,8 @@ def watch(
     """Let the agent of a run play fresh episodes; the film's path, or None where they were shown in a window.
 
     out: a .gif or .mp4 (needs ffmpeg); None: a window (space pauses, q closes). episodes: whole ones, of which `steps`
-    steps at most are shown. greedy: the likeliest actions (latents are sampled). fps: default, the world's own pace, at least 4. show: a
-    function in place of the window.
+    steps at most are shown. greedy: the likeliest actions (latents are sampled). fps: default, the world's own pace, at
+    least 4. show: a function in place of the window.
 
     Raises ValueError where there is no display and no `out`, for another ending, and for counts below 1.
     """
