@@ -114,7 +114,8 @@ class MaskResult(Result):
         key = "score" if self.scored else "agreement"
         spread = float(np.std([s[key] for k, s in self.scores.items() if k.startswith("random")]))
         level = max(abs(self.measure("full")), abs(self.floor))
-        return not self._gap > max(3 * spread, 0.1 * level)
+        beyond = self.measure("full") - self.measure("random")
+        return not (beyond > 3 * spread and self._gap > 0.1 * level)
 
     @property
     def found(self) -> bool:
