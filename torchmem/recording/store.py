@@ -3,8 +3,9 @@
     <folder>/recording.json   what is there: episodes, dtypes, units, provenance. Replaced atomically, after the data
     <folder>/data.zarr        activations/<site> and covariates/<name>, each (steps, ...), chunked along steps
 
-recording.json counts the steps that are there. Rows beyond them come from a writer that was killed: nobody reads them,
-and the next writer puts its own there. So a recording is whole at every instant.
+recording.json counts the steps that are there. Rows beyond them are room, or come from a writer that was killed: nobody
+reads them, and the next writer puts its own there. So a recording is whole at every instant. A finished one has no such
+rows.
 """
 
 from __future__ import annotations
