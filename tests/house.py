@@ -20,6 +20,7 @@ LEAF_IMPORTS: dict[str, tuple[str, ...]] = {
     "result": ("types", "files", "errors", "provenance", "artefact"),
     "report": ("files", "result"),
     "video": (),
+    "intervals": (),
 }
 LEAVES = tuple(LEAF_IMPORTS)
 # room -> what it may import of torchmem, as dotted prefixes. A room may always import itself and the leaves.

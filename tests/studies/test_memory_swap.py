@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.surgery.conftest import dreamer
-from torchmem.studies.memory_swap import swap_memory, wilson
+from torchmem.intervals import wilson
+from torchmem.studies.memory_swap import swap_memory
 from torchmem.surgery.items import TraceError
 from torchmem.surgery.model import Model
 

@@ -120,6 +120,7 @@ def test_intervals():
 
     low, high = result("success", [1.0] * 90 + [0.0] * 10).interval
     assert (round(low, 3), round(high, 3)) == (0.826, 0.945)  # Wilson, by hand
+    assert str(result("success", [0.0] * 500).interval[0]) == "0.0"  # and not -0.0, as rounding has it
     assert result("success", [0.3, 0.0, -1.0]).score == pytest.approx(1 / 3)
     low, high = result("return", [1.0, 2.0, 3.0]).interval
     assert (low, high) == pytest.approx((2 - 1.96 / 3**0.5, 2 + 1.96 / 3**0.5))

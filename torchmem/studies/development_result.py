@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from torchmem.intervals import wilson
 from torchmem.result import Result
-from torchmem.studies.memory_swap import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

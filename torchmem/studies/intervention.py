@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchmem.intervals import wilson
 from torchmem.result import Provenance, Result
 from torchmem.studies.cue_runs import Pairs, make_pairs
 from torchmem.studies.decisions import interval, normalised
 from torchmem.studies.folder import StudyFolder
 from torchmem.studies.interventions import Condition, Scene, conditions, halves
 from torchmem.studies.memory_sparsity import SparsityResult, measure_sparsity
-from torchmem.studies.memory_swap import wilson
 from torchmem.studies.moments import Ended, Moment
 from torchmem.studies.unit_curves import trace_curves
 from torchmem.surgery.weight_edit import weights_hash

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from torchmem.envs.tensor_tables import RUNNING, SUCCESS, WRONG
 from torchmem.envs.tensor_world import CHOICE, TensorWorld
+from torchmem.intervals import wilson
 from torchmem.models.noise import Noise
 from torchmem.studies.cue_runs import Cues
-from torchmem.studies.memory_swap import wilson
 
 
 def balanced_options(cues: Cues, spec: Any, n: int) -> dict[str, list[str]]:

@@ -9,13 +9,13 @@ taken from an episode with the *same* cue, show what that alone does (circuits s
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from torchmem.envs.tensor_world import TensorWorld
+from torchmem.intervals import wilson
 from torchmem.result import Provenance, Result
 from torchmem.surgery.items import TraceError
 
@@ -72,16 +72,6 @@ class SwapResult(Result):
         ax.invert_yaxis()
         ax.set(xlim=(0, 1.02), xlabel="choice flips", title=f"{self.site} swapped during the delay (grey: controls)")
         return ax
-
-
-def wilson(hits: int, n: int) -> tuple[float, float, float]:
-    """Rate and its 95 % interval. NaN for no trials."""
-    if not n:
-        return math.nan, math.nan, math.nan
-    rate, z = hits / n, 1.96
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return rate, min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))  # despite rounding
 
 
 def swap_memory(

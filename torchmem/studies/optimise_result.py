@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from torchmem.analysis.style import COLOURS, CONTROL_COLOUR, finish, number, table
+from torchmem.intervals import wilson
 from torchmem.result import Result
-from torchmem.studies.memory_swap import wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,6 +13,7 @@ import torch
 from torchmem.envs.collector import Collector, leaking
 from torchmem.envs.seeds import Split
 from torchmem.errors import TorchmemError
+from torchmem.intervals import wilson
 from torchmem.training.crafter_report import crafter_metrics, crafter_text
 from torchmem.training.world_views import array_worlds
 
@@ -43,13 +44,11 @@ class Evaluation:
     @property
     def interval(self) -> tuple[float, float]:
         """95 %: Wilson's for a rate, normal for a mean."""
-        n, mean, z = len(self.values), self.score, 1.96
+        n = len(self.values)
         if self.kind == "success":
-            centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
-            half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-        else:
-            centre, half = mean, z * float(self.values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-        return centre - half, centre + half
+            return wilson(float(self.values.sum()), n)[1:]
+        half = 1.96 * float(self.values.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+        return self.score - half, self.score + half
 
     @property
     def score_in_time(self) -> float:
