@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import zarr
 
 from torchmem.errors import TorchmemError
 from torchmem.recording import Recording, RecordingWriter
+from torchmem.recording import writer as writer_module
 from torchmem.recording.store import DATA, from_bfloat16, to_bfloat16
 from torchmem.result import Provenance
 
@@ -194,6 +196,34 @@ def test_a_full_disk_costs_nothing_that_was_appended(tmp_path, monkeypatch):
     assert rec.episodes["length"].tolist() == [5, 5]
     made = [episode(0, 5), episode(1, 5)]
     np.testing.assert_array_equal(rec.activations["memory"][:], whole(made, "activations", "memory"))
+
+
+def test_one_array_that_cannot_be_written_holds_up_the_count_and_none_writes_on(tmp_path, monkeypatch):
+    """Arrays are written side by side: the failure of one is told once the others are done, and all are tried again."""
+    whole_write, running = writer_module.write_rows, []
+
+    def write_rows(array, folder, start, rows):
+        if folder.name == "memory":
+            raise OSError("No space left on device")
+        running.append(folder.name)
+        time.sleep(0.05)
+        whole_write(array, folder, start, rows)
+        running.remove(folder.name)
+
+    made = [episode(0, 5), episode(1, 3)]
+    with RecordingWriter(tmp_path / "r", control_hz=4.0) as writer:
+        with monkeypatch.context() as patch:
+            patch.setattr(writer_module, "write_rows", write_rows)
+            for one in made:
+                writer.append(**one)
+            with pytest.raises(OSError, match="No space"):
+                writer.flush()
+            assert not running and len(writer.episodes) == 0
+        writer.finish()
+    rec = Recording(tmp_path / "r")
+    for group, columns in (("activations", rec.activations), ("covariates", rec.covariates)):
+        for name, column in columns.items():
+            np.testing.assert_array_equal(np.asarray(column), whole(made, group, name))
 
 
 def test_a_writer_that_never_flushed_leaves_an_empty_recording(tmp_path):
