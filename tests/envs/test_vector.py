@@ -246,6 +246,24 @@ def test_an_interrupted_step_is_never_mistaken_for_the_next(where, workers, monk
             assert all(np.array_equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_worlds_that_cannot_start_again_after_an_interrupt_are_told_as_such(workers, monkeypatch):
+    go = {"action": np.zeros(2, np.int64)}
+    with VectorEnv("dummy", {}, 2, split="train", seed=0, workers=workers) as env:
+        env.step(None)
+        saved = env.state_dict()
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(env._groups[1], "result", interrupted)
+            env.step(go)
+        monkeypatch.setattr(env._groups[1], "_arguments", ("dummy", {"length": 0}, 1))
+        with pytest.raises(WorldFailed, match="could not make dummy"):
+            env.load_state_dict(saved)
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 7), (signal.SIGKILL, -9)])
 def test_no_worker_is_left_when_the_parent_goes(sent, code, tmp_path):
     script = tmp_path / "parent.py"

@@ -58,6 +58,10 @@ class VectorEnv:
         self._groups = [kind(name, self.kwargs, s.stop - s.start) for s in self._slices]
         self._failures = [0] * parts
         self._finalizer = weakref.finalize(self, _close, self._groups)
+        self._start()
+
+    def _start(self) -> None:
+        """Fresh worlds, without an open episode. Where one cannot be built, all is closed and WorldFailed raised."""
         try:
             for group in self._groups:
                 group.start()
@@ -65,7 +69,7 @@ class VectorEnv:
                 group.result()
         except GroupFailed as failure:  # a world that cannot even be built will not get better
             self.close()
-            raise WorldFailed(f"could not make {name} {self.kwargs}:\n{failure}") from failure
+            raise WorldFailed(f"could not make {self.name} {self.kwargs}:\n{failure}") from failure
         except BaseException:
             self.close()
             raise
@@ -160,16 +164,13 @@ class VectorEnv:
         """Go on from `state`. One bool per env: False where its open episode could not be continued exactly.
 
         Such an env opens its next episode at the next step, and the caller marks the lost one truncated.
-        Raises ValueError when `state` belongs to other worlds, seeds or another n.
+        Raises ValueError when `state` belongs to other worlds, seeds or another n, WorldFailed where a world fails.
         """
         for key, mine in self._identity().items():
             if state.get(key) != mine:
                 raise ValueError(f"these are the worlds of another run: {key} was {state.get(key)!r}, is {mine!r}")
         if not self._whole:  # fresh worlds, for late answers of the interrupted step may wait in the old ones' pipes
-            for group in self._groups:
-                group.start()
-            for group in self._groups:
-                group.result()
+            self._start()
         self._episode = np.array(state["episode"], np.int64)
         self._closed = np.array(state["closed"], bool)
         worlds = [
