@@ -23,6 +23,10 @@ ELSEWHERE = {
         "torchmem.analysis._trajectories_command:fill",
         "Draw where the agent went: paths and occupancy on the world's map, films of what it saw, how much it met.",
     ),
+    "collect": (
+        "torchmem.studies.maze.collect_command:fill",
+        "Walk through Memory Mazes by a script and keep it in the published offline format, for `study maze`.",
+    ),
     "study": (
         "torchmem.studies.commands:fill",
         "Run a whole study of a trained agent and write one folder: numbers, tables, figures and a page to read.",

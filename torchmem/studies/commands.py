@@ -202,3 +202,37 @@ def sizes(parser: argparse.ArgumentParser) -> Run:
         )
 
     return run
+
+
+@_study
+def maze(parser: argparse.ArgumentParser) -> Run:
+    """Probe what the memory holds of a maze: walls and balls along Memory Maze's offline set, beside an oracle"""
+    parser.add_argument("--data", required=True, metavar="SET", help="as `torchmem collect` or the published archive")
+    parser.add_argument("--sites", nargs="+", default=(), metavar="SITE", help="(memory and the stochastic state)")
+    heads = _numbers(
+        parser,
+        hidden=(1024, "units of the probes' layers"),
+        updates=(2000, "of each probe"),
+    )
+    teach = _numbers(
+        parser,
+        lessons=(1000, "updates of the oracle, and of the world model that learns here"),
+        rows=(8, "trajectories side by side in them"),
+        length=(48, "steps of them that gradients go back"),
+    )
+    parser.add_argument("--no-learn", action="store_true", help="train no world model on the set")
+    parser.add_argument("--balls-place", action="store_true", help="the balls' probe sees position and heading too")
+
+    def run(given: argparse.Namespace) -> Mapping[str, Any]:
+        from torchmem.studies.maze.heads import HeadPlan
+        from torchmem.studies.maze.study import study_maze
+        from torchmem.studies.maze.teach import TeachPlan
+
+        plan = {name: getattr(given, name) for name in heads}
+        lessons = {"updates" if name == "lessons" else name: getattr(given, name) for name in teach}
+        return study_maze(
+            _open(given), given.out, given.data, sites=given.sites, seed=given.seed, learn=not given.no_learn,
+            heads=HeadPlan(**plan, balls_place=given.balls_place), teach=TeachPlan(**lessons), progress=True,
+        )  # fmt: skip
+
+    return run
