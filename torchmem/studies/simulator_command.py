@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 Say = Callable[[str], None]
 Act = Callable[[argparse.Namespace], int]
@@ -64,7 +65,7 @@ def fill_simulator(parser: argparse.ArgumentParser, say: Say) -> Act:
     return act
 
 
-def _numbers(words: list[str], known: dict[str, int]) -> dict[str, int]:
+def _numbers(words: list[str], known: dict[str, int]) -> dict[str, Any]:
     """horizon=8 -> {"horizon": 8}. Raises ValueError naming the word that is wrong."""
     found = {}
     for word in words:
