@@ -129,7 +129,7 @@ def patch_sweep(
     where = tuple(range(a.steps)) if steps is None else tuple(int(t) % a.steps for t in steps)
     values, scores = {}, {}
     for name, request in ends.items():
-        values[name], scores[name] = _look(model, request, sites, metric)
+        values[name], scores[name] = look(model, request, sites, metric)
     gap = float((scores["clean"] - scores["corrupted"]).mean())
     if abs(gap) < 1e-6:
         score = float(scores["clean"].mean())
@@ -156,7 +156,7 @@ def patch_sweep(
                     effects[key] = _groups(torch.stack([share[:, list(g)].sum(-1) for g in whole], 1)[..., None], units)
                 pieces.setdefault(method, []).append(effects[key].ravel())
             if control is not None and direction == "denoise" and "exact" in methods:
-                other, _ = _look(model, sequence(agent, control, seed=seed), [site], metric)
+                other, _ = look(model, sequence(agent, control, seed=seed), [site], metric)
                 moved = (sweep.exact(ends[into], site, other[site]) - scores[into]) / scale
                 controls[f"{direction}/exact/{site}"] = _groups(moved.mean(-1, keepdim=True), units)
         for method in ("attribution", "integrated"):
@@ -193,10 +193,10 @@ def _groups(value: Tensor, units: Any) -> np.ndarray:
     return (value.squeeze(-1) if units is not None else value[:, 0, 0]).numpy()
 
 
-def _look(model: Any, request: Request, sites: Sequence[str], metric: Metric) -> tuple[dict[str, Tensor], Tensor]:
+def look(model: Any, request: Request, sites: Sequence[str], metric: Metric) -> tuple[dict[str, Tensor], Tensor]:
     """Values of the sites (B, T, *shape) and the metric (B,) of an untouched run."""
     slots = {}
-    with _tracer(model, [request], grad=False) as tracer:
+    with tracer_of(model, [request], grad=False) as tracer:
         for site in sites:
             slots[site] = model.site(site).save()
     score = metric(tracer.out)
@@ -205,7 +205,7 @@ def _look(model: Any, request: Request, sites: Sequence[str], metric: Metric) ->
     return slots, score
 
 
-def _tracer(model: Any, requests: Sequence[Request], grad: bool) -> PlainTracer:
+def tracer_of(model: Any, requests: Sequence[Request], grad: bool) -> PlainTracer:
     def run(request: Request) -> Any:
         with torch.set_grad_enabled(grad):
             return model._run(request)
@@ -227,8 +227,8 @@ class _Sweep:
         groups: Sequence[Sequence[int] | None] = [None] if self.units is None else self.units
         cells = [(t, group) for t in self.steps for group in groups]
         found = []
-        for chunk in _chunks(cells, self.at_once):
-            with _tracer(self.model, [into] * len(chunk), grad=False) as tracer:
+        for chunk in chunks(cells, self.at_once):
+            with tracer_of(self.model, [into] * len(chunk), grad=False) as tracer:
                 for number, (t, group) in enumerate(chunk):
                     with tracer.rows_of(number):
                         self.model.site(site).write(_patched(donor[:, t], group), (slice(None), t))
@@ -237,7 +237,7 @@ class _Sweep:
 
     def attribution(self, into: Request, site: str, start: Tensor, donor: Tensor) -> Tensor:
         """Gradient times difference at each step, (steps, B, N)."""
-        with _tracer(self.model, [into], grad=True) as tracer:
+        with tracer_of(self.model, [into], grad=True) as tracer:
             nudge = self.model.site(site).nudge()
         self.metric(tracer.out).sum().backward(inputs=[nudge])
         assert nudge.grad is not None
@@ -248,9 +248,9 @@ class _Sweep:
         """Mean gradient along the straight way from one value to the other, times the difference, (steps, B, N)."""
         cells = [(t, (i + 0.5) / self.points) for t in self.steps for i in range(self.points)]
         grads = []
-        for chunk in _chunks(cells, self.at_once):
+        for chunk in chunks(cells, self.at_once):
             leaves = []
-            with _tracer(self.model, [into] * len(chunk), grad=True) as tracer:
+            with tracer_of(self.model, [into] * len(chunk), grad=True) as tracer:
                 for number, (t, share) in enumerate(chunk):
                     leaves.append(torch.lerp(start[:, t], donor[:, t], share).detach().requires_grad_())
                     with tracer.rows_of(number):
@@ -270,7 +270,7 @@ def _patched(donor: Tensor, group: Sequence[int] | None) -> Any:
     return lambda there: torch.where(chosen.view(donor.shape[1:]), donor, there)
 
 
-def _chunks(cells: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def chunks(cells: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for start in range(0, len(cells), size):
         yield cells[start : start + size]
 
