@@ -109,6 +109,9 @@ class Steps:
     balls: Tensor
     walls: Tensor  # (B, T, S * S)
 
+    def to(self, device: torch.device) -> Steps:
+        return Steps(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+
 
 def stream(walks: MazeSet, rows: int, length: int, rng: np.random.Generator) -> Iterator[Steps]:
     """For ever: `rows` rows that go through whole trajectories, drawn again and again, `length` steps at a time.

@@ -76,7 +76,7 @@ def head_loss(kind: str, out: Tensor, walls: Tensor, balls: Tensor) -> Tensor:
     return (out.unflatten(-1, balls.shape[-2:]) - balls).square().sum(-1).mean()
 
 
-def fit_head(kind: str, source: Source, plan: HeadPlan, seed: int = 0) -> Head:
+def fit_head(kind: str, source: Source, plan: HeadPlan, seed: int = 0, device: torch.device | str = "cpu") -> Head:
     """A probe of `kind` ("walls" or "balls"), fitted to all steps of the training mazes; no gradient leaves it.
 
     Of the mazes a share is held out and decides when to stop. Draws no global random numbers.
@@ -92,20 +92,23 @@ def fit_head(kind: str, source: Source, plan: HeadPlan, seed: int = 0) -> Head:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         out = truth.walls.shape[1] if kind == "walls" else truth.balls[0, 0].numel()
-        head = Head(seen.mean(0), seen.std(0), out, plan)
+        head = Head(seen.mean(0), seen.std(0), out, plan).to(device)
+
+    def loss_of(i: Tensor, t: Tensor) -> Tensor:
+        told = head(source.rows(i, t).to(device))
+        return head_loss(kind, told, truth.walls[i].to(device), truth.balls[i, t].to(device))
+
     optimizer = torch.optim.AdamW(head.parameters(), lr=plan.lr, weight_decay=plan.decay)
     judged = _pairs(held, steps, 4096, draw)
     best, kept = float("inf"), copy.deepcopy(head.state_dict())
     for update in range(1, plan.updates + 1):
-        i, t = _pairs(fitted, steps, plan.batch, draw)
-        loss = head_loss(kind, head(source.rows(i, t)), truth.walls[i], truth.balls[i, t])
+        loss = loss_of(*_pairs(fitted, steps, plan.batch, draw))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if update % plan.check == 0 or update == plan.updates:
             with torch.no_grad():
-                i, t = judged
-                score = float(head_loss(kind, head(source.rows(i, t)), truth.walls[i], truth.balls[i, t]))
+                score = float(loss_of(*judged))
             if score < best:
                 best, kept = score, copy.deepcopy(head.state_dict())
     head.load_state_dict(kept)

@@ -20,10 +20,11 @@ def second_half(steps: int) -> slice:
 
 @torch.no_grad()
 def predict(head: Head, source: Source) -> Tensor:
-    """(M, H, out) over the second half."""
+    """(M, H, out) over the second half, on the CPU."""
     mazes, steps = source.truth.place.shape[:2]
     t = torch.arange(steps)[second_half(steps)]
-    return torch.stack([head(source.rows(torch.full_like(t, i), t)) for i in range(mazes)])
+    device = head.mean.device
+    return torch.stack([head(source.rows(torch.full_like(t, i), t).to(device)).cpu() for i in range(mazes)])
 
 
 def walls_right(logits: Tensor, truth: Truth) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchmem.result import Provenance, Result
@@ -41,16 +43,21 @@ class _Bench:
     asked: Truth  # of the held-out ones
     plan: HeadPlan
     seed: int
+    device: torch.device
+    progress: bool
 
     def row(self, name: str, provenance: Provenance, model: Any = None, sites: Sequence[str] = ()) -> MazeRow:
         """Probe what the sites of `model` hold; without a model, what the place alone tells."""
         told: dict[str, Tensor] = {}
         latents: list[Tensor | None] = [None, None]
         if model is not None:
-            latents = [read_sites(model, walks, sites, seed=self.seed) for walks in (self.train, self.held)]
+            latents = [
+                read_sites(model, walks, sites, seed=self.seed, progress=self.progress)
+                for walks in (self.train, self.held)
+            ]
         for kind in KINDS:
             place = self.plan.sees_place(kind) or model is None
-            head = fit_head(kind, Source(latents[0], self.truth, place), self.plan, self.seed)
+            head = fit_head(kind, Source(latents[0], self.truth, place), self.plan, self.seed, self.device)
             told[kind] = predict(head, Source(latents[1], self.asked, place))
         return self.score(name, told["walls"], told["balls"], provenance)
 
@@ -85,19 +92,23 @@ def study_maze(
     """
     heads, teach = heads or HeadPlan(), teach or TeachPlan()
     chosen = [model.find(site).name for site in sites or default_sites(model)]
-    train, held = (MazeSet(part.files[:most]) for part, most in zip(open_set(data), limit, strict=True))
+    whole = open_set(data)
+    train, held = (MazeSet(part.files[:most]) for part, most in zip(whole, limit, strict=True))
+    if (len(train), len(held)) != tuple(map(len, whole)):
+        log.info("maze: %d and %d of %d and %d trajectories are used", len(train), len(held), *map(len, whole))
     check_agent(model, train[0])
     truth, asked = truth_of(train), truth_of(held)
     if truth.place.shape[1:] != asked.place.shape[1:] or truth.walls.shape[1:] != asked.walls.shape[1:]:
         raise MazeSetError("training and evaluation trajectories differ in length or size")
     settings = {
         "sites": chosen, "heads": dataclasses.asdict(heads), "teach": dataclasses.asdict(teach), "seed": seed,
-        "mazes": [len(train), len(held)], "layouts": sorted({*train.layouts(), *held.layouts()})[0][:16],
+        "mazes": [len(train), len(held)], "learn": learn,
+        "layouts": hashlib.sha256("".join(train.layouts() + held.layouts()).encode()).hexdigest(),
         "weights": weights_hash(model.agent),
     }  # fmt: skip
     folder = StudyFolder(out, "maze", settings)
     here = folder.provenance(model, {"study": seed})
-    bench = _Bench(train, held, truth, asked, heads, seed)
+    bench = _Bench(train, held, truth, asked, heads, seed, model.agent.device, progress)
     rows: dict[str, Callable[[], MazeRow]] = {
         "constant": lambda: bench.score("constant", *constant(truth), here),
         "place alone": lambda: bench.row("place alone", here),

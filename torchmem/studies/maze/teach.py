@@ -83,7 +83,7 @@ class OracleLesson:
             grad=True, noise=noise)
         self._carry = _cut(out.carry)
         latent = joined(values, self.sites)
-        total = torch.zeros(())
+        total = torch.zeros((), device=agent.device)
         for kind, probe in self.probes.items():
             x = torch.cat([latent, steps.place], -1) if self.plan.sees_place(kind) else latent
             scale = 1.0 if kind == "walls" else 4 / steps.walls.shape[-1]
@@ -100,7 +100,7 @@ def teach_world(model: Any, walks: MazeSet, plan: TeachPlan, seed: int = 0, prog
     if not hasattr(taught.agent, "world_loss"):
         raise ValueError(f"a {taught.agent.config.name} agent has no world model that could learn from the set")
     parameters = [p for _, p in taught.agent.trained()]
-    _descend(parameters, WorldLesson(taught.agent), walks, plan, seed, "world model", progress)
+    _descend(parameters, WorldLesson(taught.agent), walks, plan, seed, "world model", taught.agent.device, progress)
     return taught
 
 
@@ -121,24 +121,24 @@ def teach_oracle(
         torch.manual_seed(seed)
         for kind, out in sizes.items():
             wide = width + (example.place.shape[-1] if heads.sees_place(kind) else 0)
-            probes[kind] = Head(torch.zeros(wide), torch.ones(wide), out, heads)
+            probes[kind] = Head(torch.zeros(wide), torch.ones(wide), out, heads).to(taught.agent.device)
     parameters = [p for _, p in taught.agent.trained()]
     parameters += [p for probe in probes.values() for p in probe.parameters()]
     lesson = OracleLesson(taught, sites, probes, heads)
-    _descend(parameters, lesson, walks, plan, seed, "oracle", progress)
+    _descend(parameters, lesson, walks, plan, seed, "oracle", taught.agent.device, progress)
     return taught
 
 
 def _descend(
     parameters: list[nn.Parameter], loss: Callable[[Steps, torch.Generator], Tensor], walks: MazeSet,
-    plan: TeachPlan, seed: int, what: str, progress: bool,
+    plan: TeachPlan, seed: int, what: str, device: torch.device, progress: bool,
 ) -> None:  # fmt: skip
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator(device).manual_seed(seed)
     optimizer = torch.optim.Adam(parameters, lr=plan.lr)
     batches = stream(walks, plan.rows, plan.length, np.random.default_rng(seed))
     with torch.enable_grad(), tqdm(total=plan.updates, desc=what, unit="update", disable=not progress) as bar:
         for update in range(plan.updates):
-            value = loss(next(batches), draw)
+            value = loss(next(batches).to(device), draw)
             shown = float(value.detach())
             if not math.isfinite(shown):
                 raise LossExploded(f"{what}: the loss is {shown} at update {update}: lower the rate ({plan.lr:g})")
