@@ -36,11 +36,8 @@ class StudyFolder:
         card = {"study": study, **json.loads(json.dumps(settings))}
         file = self.path / "study.json"
         if file.is_file():
-            found = json.loads(file.read_text())
-            unlike = sorted(k for k in found.keys() | card.keys() if found.get(k) != card.get(k))
-            if unlike:
-                pairs = "; ".join(f"{k} was {found.get(k)!r}, is {card.get(k)!r}" for k in unlike)
-                raise StudyError(f"{self.path} holds another study ({pairs}): choose another folder")
+            if unlike := differences(json.loads(file.read_text()), card):
+                raise StudyError(f"{self.path} holds another study ({unlike}): choose another folder")
         elif self.path.exists() and any(self.path.iterdir()):
             raise StudyError(f"{self.path} holds something that is no study: choose another folder")
         else:
@@ -76,6 +73,12 @@ class StudyFolder:
         shown = {heading: self.parts[name] for name, heading in headings.items() if name in self.parts}
         told = {headings[name]: text for name, text in notes.items() if name in headings}
         return write_report(self.path / "report.html", title, shown, intro, told)
+
+
+def differences(found: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    """In which keys what stands in a folder and what is asked for differ, as text; "" where they are equal."""
+    unlike = sorted(k for k in found.keys() | card.keys() if found.get(k) != card.get(k))
+    return "; ".join(f"{k} was {found.get(k)!r}, is {card.get(k)!r}" for k in unlike)
 
 
 def write_csv(path: Path, table: Mapping[str, list]) -> Path:

@@ -121,12 +121,8 @@ def patch_sweep(
     gradient along the way to the other value, which adds up to the exact effect as `points` grows.
     Raises TraceError where the two runs do not pair up or the metric does not tell them apart.
     """
-    agent = model.agent
-    ends = {"clean": sequence(agent, clean, seed=seed), "corrupted": sequence(agent, corrupted, seed=seed)}
-    a, b = ends["clean"], ends["corrupted"]
-    if (a.rows, a.steps) != (b.rows, b.steps):
-        raise TraceError(f"clean is {a.rows} x {a.steps} (rows x steps), corrupted {b.rows} x {b.steps}: give pairs")
-    where = tuple(range(a.steps)) if steps is None else tuple(int(t) % a.steps for t in steps)
+    ends, where = paired(model, clean, corrupted, steps, seed)
+    a = ends["clean"]
     values, scores = {}, {}
     for name, request in ends.items():
         values[name], scores[name] = look(model, request, sites, metric)
@@ -156,7 +152,7 @@ def patch_sweep(
                     effects[key] = _groups(torch.stack([share[:, list(g)].sum(-1) for g in whole], 1)[..., None], units)
                 pieces.setdefault(method, []).append(effects[key].ravel())
             if control is not None and direction == "denoise" and "exact" in methods:
-                other, _ = look(model, sequence(agent, control, seed=seed), [site], metric)
+                other, _ = look(model, sequence(model.agent, control, seed=seed), [site], metric)
                 moved = (sweep.exact(ends[into], site, other[site]) - scores[into]) / scale
                 controls[f"{direction}/exact/{site}"] = _groups(moved.mean(-1, keepdim=True), units)
         for method in ("attribution", "integrated"):
@@ -191,6 +187,17 @@ def rank_agreement(a: np.ndarray, b: np.ndarray) -> float:
 def _groups(value: Tensor, units: Any) -> np.ndarray:
     """(T, G, 1) as (T, G), or (T,) where there are no groups."""
     return (value.squeeze(-1) if units is not None else value[:, 0, 0]).numpy()
+
+
+def paired(
+    model: Any, clean: Any, corrupted: Any, steps: Sequence[int] | None, seed: int
+) -> tuple[dict[str, Request], tuple[int, ...]]:
+    """Both runs as requests, "clean" and "corrupted", and the steps that are patched. Raises TraceError."""
+    ends = {"clean": sequence(model.agent, clean, seed=seed), "corrupted": sequence(model.agent, corrupted, seed=seed)}
+    a, b = ends["clean"], ends["corrupted"]
+    if (a.rows, a.steps) != (b.rows, b.steps):
+        raise TraceError(f"clean is {a.rows} x {a.steps} (rows x steps), corrupted {b.rows} x {b.steps}: give pairs")
+    return ends, tuple(range(a.steps)) if steps is None else tuple(int(t) % a.steps for t in steps)
 
 
 def look(model: Any, request: Request, sites: Sequence[str], metric: Metric) -> tuple[dict[str, Tensor], Tensor]:

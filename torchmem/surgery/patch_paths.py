@@ -23,8 +23,8 @@ from torch import Tensor
 
 from torchmem.result import Provenance, Result
 from torchmem.surgery.items import TraceError
-from torchmem.surgery.patch import Direction, Metric, chunks, look, tracer_of
-from torchmem.surgery.request import Request, sequence
+from torchmem.surgery.patch import Direction, Metric, chunks, look, paired, tracer_of
+from torchmem.surgery.request import Request
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,11 +104,8 @@ def patch_paths(
     names = [model.find(name).name for name in receivers]
     if model.find(sender).path in [model.find(name).path for name in names] or not names:
         raise TraceError(f"receivers of {sender} must be other sites, at least one; got {', '.join(names) or 'none'}")
-    ends = {"clean": sequence(model.agent, clean, seed=seed), "corrupted": sequence(model.agent, corrupted, seed=seed)}
-    a, b = ends["clean"], ends["corrupted"]
-    if (a.rows, a.steps) != (b.rows, b.steps):
-        raise TraceError(f"clean is {a.rows} x {a.steps} (rows x steps), corrupted {b.rows} x {b.steps}: give pairs")
-    where = tuple(range(a.steps)) if steps is None else tuple(int(t) % a.steps for t in steps)
+    ends, where = paired(model, clean, corrupted, steps, seed)
+    pairs = ends["clean"].rows
     values, scores = {}, {}
     for name, request in ends.items():
         values[name], scores[name] = look(model, request, [sender, *names], metric)
@@ -116,16 +113,16 @@ def patch_paths(
     gap = float((scores[source] - scores[into]).mean())
     if abs(gap) < 1e-6:
         raise TraceError(f"the metric is {float(scores[into].mean()):.3g} in both runs: there is nothing to patch back")
-    paths = _Paths(model, metric, ends[into], sender, values[source][sender], values[into], max(1, rows // a.rows))
+    paths = _Paths(model, metric, ends[into], sender, values[source][sender], values[into], max(1, rows // pairs))
     moved = {"whole": paths.sent(where, []), "past all receivers": paths.sent(where, names)}
     moved |= {name: paths.through(where, name, [n for n in names if n != name]) for name in names}
     effects = {name: (score - scores[into]) / gap for name, score in moved.items()}  # (T, B)
     mean = {name: effect.mean(1).numpy() for name, effect in effects.items()}
     return PathPatch(
         sender=sender, direction=direction, clean=float(scores["clean"].mean()),
-        corrupted=float(scores["corrupted"].mean()), pairs=a.rows, steps=where,
+        corrupted=float(scores["corrupted"].mean()), pairs=pairs, steps=where,
         paths={name: mean[name] for name in names}, whole=mean["whole"], past=mean["past all receivers"],
-        error={name: effect.std(1).numpy() / math.sqrt(a.rows) for name, effect in effects.items()},
+        error={name: effect.std(1).numpy() / math.sqrt(pairs) for name, effect in effects.items()},
         provenance=Provenance.here(
             seeds={"noise": seed}, edits=tuple(e.describe() for e in model.edits), caveats=model.caveats
         ),

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from torchmem.envs.maze_walker import MazeWalker
 from torchmem.envs.vector import VectorEnv
 from torchmem.files import atomic_write
+from torchmem.studies.folder import differences
 from torchmem.studies.maze.trajectories import ACTIONS, MazeSetError, write
 
 MANIFEST = "set.json"
@@ -88,11 +89,8 @@ def _check_home(out: Path, card: Mapping[str, Any]) -> None:
     """Raises MazeSetError where `out` holds something else than the begun set of this manifest."""
     file = out / MANIFEST
     if file.is_file():
-        found = json.loads(file.read_text())
-        unlike = sorted(k for k in found.keys() | card.keys() if found.get(k) != card.get(k))
-        if unlike:
-            pairs = "; ".join(f"{k} was {found.get(k)!r}, is {card.get(k)!r}" for k in unlike)
-            raise MazeSetError(f"{out} holds another set ({pairs}): choose another folder")
+        if unlike := differences(json.loads(file.read_text()), card):
+            raise MazeSetError(f"{out} holds another set ({unlike}): choose another folder")
     elif out.exists() and any(out.iterdir()):
         raise MazeSetError(f"{out} holds something that was not made by `torchmem collect`: choose another folder")
 
