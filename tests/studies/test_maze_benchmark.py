@@ -194,6 +194,35 @@ def test_probes_read_what_is_planted_and_nothing_else():
     assert walls < 0.62 and balls > 1.2
 
 
+def test_the_mazes_that_say_when_to_stop_are_not_learned_from(monkeypatch):
+    calls: list[set[int]] = []
+    rows = Source.rows
+
+    def watched(self, i, t):
+        calls.append(set(i.tolist()))
+        return rows(self, i, t)
+
+    monkeypatch.setattr(Source, "rows", watched)
+    truth, latent = planted()
+    fit_head("balls", Source(latent, truth, False), TINY)
+    scaling, *fits = [mazes for n, mazes in enumerate(calls) if n == 0 or n % (TINY.check + 1)]
+    judged = [mazes for n, mazes in enumerate(calls) if n and not n % (TINY.check + 1)]
+    assert len(fits) == TINY.updates and len(judged) == TINY.updates // TINY.check
+    assert all(mazes == judged[0] for mazes in judged) and len(judged[0]) == round(TINY.held_out * 40)
+    assert not any(mazes & judged[0] for mazes in (scaling, *fits))
+
+
+def test_a_probe_that_learns_by_heart_is_stopped():
+    """Latents that say nothing of the balls: the longer it fits, the worse it gets elsewhere, so early weights stay."""
+    plan = dataclasses.replace(TINY, updates=1500, hidden=64, lr=3e-3, check=50, decay=0.0)
+    truth, asked = planted(6)[0], planted(30, seed=1)[0]
+    draw = torch.Generator().manual_seed(2)
+    noise, other = torch.randn(6, 20, 13, generator=draw), torch.randn(30, 20, 13, generator=draw)
+    head = fit_head("balls", Source(noise.half(), truth, False), plan)
+    error = ball_squares(predict(head, Source(other.half(), asked, False)), asked).mean().sqrt()
+    assert error < 1.6  # 1.41 by the mean, 2.0 by heart
+
+
 def test_errors_by_age_count_every_ball_of_the_second_half_once():
     truth, _ = planted()
     squares = ball_squares(constant(truth)[1], truth)
@@ -277,14 +306,24 @@ def test_sites_are_those_of_one_pass_however_it_is_cut(walks):
 
 
 @pytest.mark.parametrize("make", [dreamer, r2i, ppo])
-def test_the_study_has_every_row_for_every_agent_and_goes_on_where_it_stopped(walks, tmp_path, make):
+def test_the_study_has_every_row_for_every_agent_and_goes_on_where_it_stopped(walks, tmp_path, make, monkeypatch):
     model = Model(make())
+    asked_for = []
+
+    def watched(kind, source, *rest, fit=fit_head):
+        asked_for.append((kind, source.place, source.latent is not None))
+        return fit(kind, source, *rest)
+
+    monkeypatch.setattr("torchmem.studies.maze.study.fit_head", watched)
     before = {k: v.clone() for k, v in model.agent.state_dict().items()}
     teach = TeachPlan(updates=2, rows=2, length=6)
     found = study_maze(model, tmp_path / "s", walks, heads=TINY, teach=teach)["benchmark"]
     learned = ["learned here"] if make is not ppo else []
     assert list(found.rows) == ["constant", "place alone", "untrained", "agent", *learned, "oracle"]
     assert all(torch.equal(v, before[k]) for k, v in model.agent.state_dict().items())
+    alone, *others = asked_for[:2], *(asked_for[i : i + 2] for i in range(2, len(asked_for), 2))
+    assert alone == [("walls", True, False), ("balls", True, False)]
+    assert all(pair == [("walls", True, True), ("balls", False, True)] for pair in others)  # as pydreamer has it
     assert found.mazes == (4, 2) and found.size == SIDE and found.steps == STEPS
     assert load_result(tmp_path / "s" / "benchmark") == found
     for name in ("benchmark.csv", "report.html", "agent/figure.png"):

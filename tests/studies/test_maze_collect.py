@@ -15,7 +15,8 @@ from torchmem.studies.maze.collect import CollectPlan, collect
 from torchmem.studies.maze.sight import in_view
 from torchmem.studies.maze.trajectories import MazeSetError, Trajectory, open_set
 
-PLAN = CollectPlan(size=7, trajectories=3, held_out=1, steps=10, worlds=2, seed=4)
+# all actions drawn, so that they show which stream they come from
+PLAN = CollectPlan(size=7, trajectories=3, held_out=1, steps=10, worlds=2, seed=4, noise=1.0)
 LAYOUT = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 0, 1], [0, 0, 1, 0, 1], [1, 0, 1, 1, 1]], np.uint8)
 
 
@@ -64,7 +65,7 @@ def test_a_set_goes_on_where_it_stopped_and_is_what_was_played(tmp_path, monkeyp
     for file in files:
         with np.load(file) as a, np.load(tmp_path / "cut" / file.relative_to(whole)) as b:
             assert all(np.array_equal(a[key], b[key]) for key in a)
-    with pytest.raises(MazeSetError, match=r"holds another set .*noise was 0\.2, is 0\.5"):
+    with pytest.raises(MazeSetError, match=r"holds another set .*noise was 1\.0, is 0\.5"):
         collect(tmp_path / "cut", dataclasses.replace(PLAN, noise=0.5))
     with pytest.raises(MazeSetError, match="not made by `torchmem collect`"):
         collect(tmp_path, PLAN)
@@ -72,8 +73,10 @@ def test_a_set_goes_on_where_it_stopped_and_is_what_was_played(tmp_path, monkeyp
     from torchmem.envs.make import make_env
 
     env = make_env("memory_maze", size=7)
-    _, held = open_set(whole)
+    train, held = open_set(whole)
     walk = held[0]  # the second episode of world 0
+    walked = [tuple(w.action) for w in (*train, walk)]
+    assert len(set(walked)) == 3, "two walks drew the same actions"
     obs, info = env.reset(seed=episode_seed("record", 4, 0, 1))
     np.testing.assert_array_equal(obs["image"], walk.image[0])
     for t in range(PLAN.steps or 0):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from torchmem.studies.maze.features import Truth
 
+JUDGED = 4096  # steps that the held-out mazes are scored on, and that inputs are scaled by
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadPlan:
@@ -87,7 +89,7 @@ def fit_head(kind: str, source: Source, plan: HeadPlan, seed: int = 0, device: t
     order = torch.randperm(mazes, generator=draw)
     held = order[: max(1, round(plan.held_out * mazes))] if mazes > 1 else order
     fitted = order[len(held) :] if mazes > 1 else order
-    sample = _pairs(fitted, steps, 4096, draw)
+    sample = _pairs(fitted, steps, JUDGED, draw)
     seen = source.rows(*sample)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -99,7 +101,7 @@ def fit_head(kind: str, source: Source, plan: HeadPlan, seed: int = 0, device: t
         return head_loss(kind, told, truth.walls[i].to(device), truth.balls[i, t].to(device))
 
     optimizer = torch.optim.AdamW(head.parameters(), lr=plan.lr, weight_decay=plan.decay)
-    judged = _pairs(held, steps, 4096, draw)
+    judged = _pairs(held, steps, JUDGED, draw)
     best, kept = float("inf"), copy.deepcopy(head.state_dict())
     for update in range(1, plan.updates + 1):
         loss = loss_of(*_pairs(fitted, steps, plan.batch, draw))
