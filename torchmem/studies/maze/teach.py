@@ -59,7 +59,7 @@ class WorldLesson:
         context = {k: torch.cat([self._before[k], v], 1) for k, v in batch.items()} | {
             k: self._before[k].expand(-1, length + 1, *self._before[k].shape[2:]) for k in latents
         }
-        noise = agent.training_noise(rows, length, draw).posterior if draw is not None else None
+        noise = agent.sequence_noise(rows, length, draw).posterior if draw is not None else None
         losses, states, _ = agent.world_loss(context, noise)
         self._before = {k: v[:, -1:] for k, v in batch.items()}
         self._before |= {k: v[:, -1:] for k, v in agent.stored(states).items()}
