@@ -143,8 +143,9 @@ INTRO = (
     "balls lie. The score is that of the second half of each trajectory."
 )
 NOTE = (
-    "A probe that beats the row 'place alone' reads something that the latent holds. Errors by age say for how long: a "
-    "ball in view can be read from the picture of that moment, one that was seen long ago only from memory."
+    "Walls are told from latent and place, so compare with 'place alone'; balls (by default) from the latent alone, so "
+    "compare with 'constant' and 'untrained'. Errors by age say for how long something is held: a ball in view can be "
+    "read from the picture of that moment, one that was seen long ago only from memory."
 )
 
 
