@@ -82,13 +82,14 @@ class UpdateResult(Result):
 
     def condition_lines(self, conditions: Iterable[str]) -> str:
         """A table of conditions by shown measures: mean (standard deviation between agents)."""
+        wide = max(24, *(len(name) + 2 for name in self.shown))
         lines = [
             f"{self.world}: change {' '.join(self.change)}; tested with {' '.join(self.test) or 'the same world'}; "
             f"{len(self.seeds)} agents x {self._episodes} episodes",
-            f"{'condition':<24}" + "".join(f"{name[-22:]:>24}" for name in self.shown),
+            f"{'condition':<24}" + "".join(f"{name:>{wide}}" for name in self.shown),
         ]
         for name in conditions:
-            lines.append(f"{name:<24}" + "".join(f"{_across(self.tables[name][m]):>24}" for m in self.shown))
+            lines.append(f"{name:<24}" + "".join(f"{_across(self.tables[name][m]):>{wide}}" for m in self.shown))
         return "\n".join(lines)
 
     def effect_lines(self) -> str:
