@@ -206,7 +206,7 @@ def sizes(parser: argparse.ArgumentParser) -> Run:
 
 @_study
 def maze(parser: argparse.ArgumentParser) -> Run:
-    """Probe what the memory holds of a maze: walls and balls along Memory Maze's offline set, beside an oracle"""
+    """Probe what the memory holds of a maze: walls and balls along Memory Maze's offline set, beside an oracle."""
     parser.add_argument("--data", required=True, metavar="SET", help="as `torchmem collect` or the published archive")
     parser.add_argument("--sites", nargs="+", default=(), metavar="SITE", help="(memory and the stochastic state)")
     heads = _numbers(

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from torchmem.envs.maze_walker import MazeWalker
+from torchmem.envs.maze_walker import ACTIONS, MazeWalker
 from torchmem.envs.vector import VectorEnv
 from torchmem.files import atomic_write
 from torchmem.studies.folder import differences
-from torchmem.studies.maze.trajectories import ACTIONS, MazeSetError, write
+from torchmem.studies.maze.trajectories import MazeSetError, write
 
 MANIFEST = "set.json"
 Arrays = dict[str, np.ndarray]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from torchmem.envs.maze_walker import ACTIONS
 from torchmem.studies.maze.sight import age, in_view
 from torchmem.studies.maze.trajectories import MazeSet, MazeSetError, Trajectory
 
@@ -90,10 +91,10 @@ def check_agent(model: Any, walk: Trajectory) -> None:
     obs, action = dict(model.spec.obs), dict(model.spec.action)
     shapes = {key: tuple(space.shape) for key, space in obs.items()}
     classes = {key: space.classes for key, space in action.items()}
-    if list(shapes.values()) != [walk.image.shape[1:]] or list(classes.values()) != [6]:
+    if list(shapes.values()) != [walk.image.shape[1:]] or list(classes.values()) != [ACTIONS]:
         raise MazeSetError(
-            f"the agent sees {shapes} and chooses among {classes}; the set has one image {walk.image.shape[1:]} and 6 "
-            f"actions: take an agent that was trained with env=memory_maze"
+            f"the agent sees {shapes} and chooses among {classes}; the set has one image {walk.image.shape[1:]} and "
+            f"{ACTIONS} actions: take an agent that was trained with env=memory_maze"
         )
 
 

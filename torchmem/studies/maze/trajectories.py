@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
+from torchmem.envs.maze_walker import ACTIONS
 from torchmem.errors import TorchmemError
 from torchmem.files import atomic_write
 
 log = logging.getLogger("torchmem")
 
-ACTIONS = 6
 # key -> axes after time: a number is a size, a letter a size that is the same wherever it stands
 FORM: dict[str, tuple[int | str, ...]] = {
     "image": (64, 64, 3), "action": (ACTIONS,), "reward": (), "maze_layout": ("S", "S"), "agent_pos": (2,),
